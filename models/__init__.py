@@ -1,0 +1,107 @@
+"""VOLO, the Vision Outlooker (arXiv 2106.13112): build one, or load one that is trained.
+
+>>> model = models.create_model("volo_d1", image_size=224, num_classes=1000)
+>>> classifier = models.load_model("embedded")
+
+Importing this package does not import torch; calling these does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.classifier import Classifier
+    from models.labels import Label
+    from models.volo import Volo, VoloConfig
+    from models.zoo import Model
+
+__all__ = ["create_model", "load_model"]
+
+
+def create_model(variant: str | VoloConfig, image_size: int | None = None, num_classes: int | None = None) -> Volo:
+    """A VOLO with random weights and the official names: float x [B, 3, S, S] -> logits [B, classes].
+
+    Args:
+        variant: a name, as "volo_d1", or a config.
+        image_size: pixels on a side, S; by default the variant's (224 for volo_d1 to volo_d5).
+        num_classes: by default the variant's (1000 for volo_d1 to volo_d5).
+
+    Raises:
+        ValueError: there is no such variant, or it cannot be built for that size.
+    """
+    from models.volo import VARIANTS, Volo
+
+    if isinstance(variant, str) and variant not in VARIANTS:
+        raise ValueError(f"no variant is called {variant!r}; there are {', '.join(VARIANTS)}")
+    config = VARIANTS[variant] if isinstance(variant, str) else variant
+    given: dict[str, Any] = {"image_size": image_size, "num_classes": num_classes}
+    return Volo(replace(config, **{field: value for field, value in given.items() if value is not None}))
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    labels: str | Path | None = None,
+    image_size: int | None = None,
+    crop_pct: float | None = None,
+    sha256: str | None = None,
+) -> Classifier:
+    """A trained model, ready to classify.
+
+    Args:
+        source: a name of the catalogue, as "volo_d1_224" or "embedded" (published weights are downloaded
+            once), or the path of a checkpoint, whose shapes tell its variant, image size and classes.
+        device: where it runs, in torch's words.
+        labels: a file with the classes' names (see ``labels.load_labels``). Without it they are the
+            catalogue's, those saved in the checkpoint, or ImageNet's if there are 1000 classes; others are
+            not guessed.
+        image_size: pixels on a side, if it is to be another than the checkpoint's.
+        crop_pct: by default the catalogue's for this variant and size, otherwise 0.96.
+        sha256: what the file's SHA-256 must be, in hexadecimal.
+
+    Raises:
+        UnknownModel: ``source`` is neither in the catalogue nor a file.
+        DownloadError: the weights could not be had, or are not those pinned.
+        WeightsError: the file is torn, or holds no known VOLO.
+        LabelsError: the classes have no names, or not as many.
+        ValueError: the model cannot be built for ``image_size``.
+    """
+    from models import weights, zoo
+    from models.classifier import Classifier
+
+    found = zoo.resolve(source)
+    path = _checkpoint(found, sha256)
+    variant, model = weights.load(path, image_size)
+    return Classifier(
+        model,
+        name=path.name.partition(".")[0] if isinstance(found, Path) else found.name,
+        crop_pct=crop_pct or zoo.crop_pct(variant, model.config.image_size),
+        labels=_labels(found, path, model.config.num_classes, labels),
+        device=device,
+    )
+
+
+def _checkpoint(found: Model | Path, sha256: str | None) -> Path:
+    from models.download import fetch, verify
+
+    weights = found if isinstance(found, Path) else found.weights
+    return verify(weights, sha256) if isinstance(weights, Path) else fetch(weights, sha256)
+
+
+def _labels(found: Model | Path, path: Path, count: int, given: str | Path | None) -> tuple[Label, ...]:
+    from models.labels import IMAGENET_1K, LabelsError, check_count, load_labels
+    from models.weights import read_labels
+
+    if given is not None:
+        return load_labels(given, count)
+    if not isinstance(found, Path):
+        return load_labels(found.label_file, count)
+    if (saved := read_labels(path)) is not None:
+        return check_count(saved, count, path)
+    if count == 1000:
+        return load_labels(IMAGENET_1K)
+    raise LabelsError(f"{path} has {count} classes and no names for them: name them in a file, labels=")

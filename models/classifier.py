@@ -1,0 +1,67 @@
+"""A model ready to be asked: pictures in, scores out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from models.labels import Label
+from models.prediction import Prediction, top
+from models.preprocess import crop
+from models.volo import Volo
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Classifier:
+    """A model with all that is needed to name what is in a picture: its crop, its labels, its device."""
+
+    def __init__(
+        self,
+        model: Volo,
+        *,
+        name: str,
+        crop_pct: float,
+        labels: Sequence[Label],
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.name = name
+        self.image_size = model.config.image_size
+        self.crop_pct = crop_pct
+        self.labels = tuple(labels)
+        self.device = torch.device(device)
+        # torch's own annotations do not know memory_format
+        self.model: Volo = (
+            model.eval()
+            .requires_grad_(False)
+            .to(
+                self.device,
+                memory_format=torch.channels_last,  # type: ignore[call-overload]
+            )
+        )
+
+    def crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        """The part of an RGB picture that the model sees: [S, S, 3]."""
+        return crop(image, self.image_size, self.crop_pct)
+
+    @torch.inference_mode()
+    def scores(self, pixels: Tensor) -> Tensor:
+        """Crops [B, S, S, 3] uint8 on any device -> probabilities [B, classes] float32 on the model's."""
+        pictures = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # B, 3, S, S, channels last
+        return self.model(normalise(pictures)).float().softmax(dim=-1)
+
+    def classify(self, image: Image.Image, top_k: int = 5, threshold: float = 0.0) -> list[Prediction]:
+        """What is in an RGB picture, the likeliest first."""
+        scores = self.scores(torch.from_numpy(self.crop(image))[None])[0].cpu().numpy()
+        return top(scores, self.labels, top_k, threshold)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, S, S] in 0..255 -> what the models were trained on: ImageNet's mean 0 and deviation 1, float32."""
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1) * 255
+    return (pixels.float() - mean) / std

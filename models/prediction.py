@@ -1,0 +1,31 @@
+"""From scores to what a person reads: the likeliest classes by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.labels import Label
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class that a picture may be of; ``score`` is its probability."""
+
+    label: str
+    index: int
+    wnid: str | None
+    score: float
+
+
+def top(scores: NDArray[np.float32], labels: Sequence[Label], k: int, threshold: float = 0.0) -> list[Prediction]:
+    """The ``k`` likeliest classes with at least ``threshold`` probability, likeliest first; scores [classes]."""
+    k = min(k, len(scores))
+    likeliest = np.argpartition(scores, -k)[-k:]
+    likeliest = likeliest[np.argsort(-scores[likeliest], kind="stable")]
+    return [
+        Prediction(labels[index].name, int(index), labels[index].wnid, float(scores[index]))
+        for index in likeliest
+        if scores[index] >= threshold
+    ]
