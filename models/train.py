@@ -1,0 +1,264 @@
+"""The recipe that made the embedded weights, and makes others like them.
+
+    python -m models.train SHARDS_OR_FOLDERS... --out runs/tiny
+
+AdamW with warm-up and a cosine, growing pictures, mixing and label smoothing, an average of the weights (EMA); the
+auxiliary head learns every patch's own label, as in token labelling (arXiv 2104.10858). A held-out slice of the
+training pictures measures progress and calibrates the scores. Stopped and started again, it goes on at the last epoch.
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from models.augment import Augment, Mixed
+from models.classifier import normalise
+from models.dataset import Dataset, load_dataset
+from models.volo import VARIANTS, Heads, Volo
+
+HELD_OUT = 2500
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything the result depends on, besides the pictures."""
+
+    variant: str = "volo_tiny"
+    stages: tuple[tuple[int, int], ...] = ((32, 60), (48, 60), (64, 180))
+    """Picture size and number of epochs, one after the other."""
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    """Share of all steps."""
+    augment: float = 1.0
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.9995
+    seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        return sum(epochs for _, epochs in self.stages)
+
+    def size(self, epoch: int) -> int:
+        """The size of pictures in an epoch."""
+        return [size for size, epochs in self.stages for _ in range(epochs)][epoch]
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate when ``progress`` of all steps (0 to 1) are done."""
+        if progress < self.warmup:
+            return self.learning_rate * progress / self.warmup
+        done = (progress - self.warmup) / (1 - self.warmup)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Trainer:
+    """A model, its average and its optimizer, somewhere along a recipe."""
+
+    def __init__(self, recipe: Recipe, num_classes: int, device: torch.device) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.device = device
+        self.epoch = 0
+        config = dataclasses.replace(VARIANTS[recipe.variant], num_classes=num_classes, image_size=recipe.size(0))
+        self._adopt(Volo(config), None)
+
+    def _adopt(self, model: Volo, ema_state: dict[str, Tensor] | None) -> None:
+        # torch's own annotations do not know memory_format
+        self.model: Volo = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay), use_buffers=True)
+        if ema_state is not None:
+            self.ema.load_state_dict(ema_state)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.model.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = AdamW(
+            groups,
+            lr=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+            fused=True,
+        )
+
+    def grow(self, size: int) -> None:
+        """Go on with pictures of another size; the optimizer starts afresh."""
+        if size == self.model.config.image_size:
+            return
+        config = dataclasses.replace(self.model.config, image_size=size)
+        grown, ema_state = Volo(config), self.ema.state_dict()
+        grown.load_state_dict(resized(self.model.state_dict(), "pos_embed", config.grid_size))
+        self._adopt(grown, resized(ema_state, "module.pos_embed", config.grid_size))
+
+    def train_epoch(self, dataset: Dataset) -> float:
+        """One pass over the pictures, already of this epoch's size. Returns the mean loss."""
+        self.model.train()
+        recipe, seed = self.recipe, self.recipe.seed * 100_003 + self.epoch
+        augment = Augment(recipe.augment, seed, self.device)
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+        batches = order.to(self.device).split(recipe.batch_size)[: len(order) // recipe.batch_size]
+        total = torch.zeros((), device=self.device)
+        title = f"epoch {self.epoch + 1}/{recipe.epochs} at {self.model.config.image_size}"
+        for step, indices in enumerate(tqdm(batches, title, unit="batch", mininterval=5)):
+            rate = recipe.learning_rate_at((self.epoch + step / len(batches)) / recipe.epochs)
+            mixed = augment(dataset.pictures[indices], self.model.config.grid_size)
+            total += self._step(mixed, dataset.labels[indices], rate)
+        self.epoch += 1
+        return float(total) / len(batches)
+
+    def _step(self, mixed: Mixed, labels: Tensor, learning_rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        pixels = normalise(mixed.pictures).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device):
+            heads = self.model.heads(pixels)
+        loss = mixed_loss(heads, mixed, labels, self.recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.update_parameters(self.model)
+        return loss.detach()
+
+    def logits(self, dataset: Dataset) -> Tensor:
+        """What the averaged model says of pictures already of its size: [N, classes]."""
+        self.ema.eval()
+        with torch.inference_mode():
+            return torch.cat([self.ema(normalise(pictures)) for pictures in dataset.pictures.split(256)])
+
+    def checkpoint(self) -> dict[str, object]:
+        return {
+            "epoch": self.epoch,
+            "image_size": self.model.config.image_size,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def resume(self, path: Path) -> None:
+        """Go on where a checkpoint was written."""
+        checkpoint = torch.load(path, map_location=self.device, weights_only=True)
+        self.grow(checkpoint["image_size"])
+        self.epoch = checkpoint["epoch"]
+        self.model.load_state_dict(checkpoint["model"])
+        self.ema.load_state_dict(checkpoint["ema"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+
+
+def mixed_loss(heads: Heads, mixed: Mixed, labels: Tensor, smoothing: float) -> Tensor:
+    """Class head against the picture's labels, and half of the same for the auxiliary head, patch by patch.
+
+    heads of [B, classes] and [B, patches, classes], labels [B] of the unmixed pictures -> scalar.
+    """
+    share = mixed.share.flatten(1)  # B, patches
+    own = labels[:, None].expand(-1, share.shape[1])  # B, patches
+    other = labels[mixed.partner][:, None].expand(-1, share.shape[1])  # B, patches
+    patches = _shared_cross_entropy(heads.aux.float().transpose(1, 2), own, other, share, smoothing)
+    cls = _shared_cross_entropy(heads.cls.float(), labels, labels[mixed.partner], share.mean(1), smoothing)
+    return cls + 0.5 * patches
+
+
+def _shared_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, share: Tensor, smoothing: float) -> Tensor:
+    of_own = F.cross_entropy(logits, own, reduction="none", label_smoothing=smoothing)
+    of_other = F.cross_entropy(logits, other, reduction="none", label_smoothing=smoothing)
+    return torch.lerp(of_own, of_other, share).mean()
+
+
+def resized(state: dict[str, Tensor], name: str, grid: int) -> dict[str, Tensor]:
+    """The same state with the position embedding ``name`` [1, g, g, C] resized, bicubic, to another grid."""
+    embedding = state[name].permute(0, 3, 1, 2).float()
+    embedding = F.interpolate(embedding, size=(grid, grid), mode="bicubic", align_corners=False)
+    return {**state, name: embedding.permute(0, 2, 3, 1)}
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device computes in it natively."""
+    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits [N, classes] that makes their softmax most likely (arXiv 1706.04599)."""
+    candidates = torch.linspace(0.3, 3, 271).tolist()
+    losses = [float(F.cross_entropy(logits / candidate, labels)) for candidate in candidates]
+    return candidates[losses.index(min(losses))]
+
+
+def calibrated(state: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+    """The same state with the temperature folded into both heads, as float16."""
+    heads = ("head.weight", "head.bias", "aux_head.weight", "aux_head.bias")
+    scaled = {name: value / by if name in heads else value for name, value in state.items()}
+    return {name: value.half() if value.is_floating_point() else value for name, value in scaled.items()}
+
+
+def export(trainer: Trainer, held_out: Dataset, path: Path) -> None:
+    """Write the averaged model, calibrated on held-out pictures, as float16 safetensors."""
+    by = temperature(trainer.logits(held_out), held_out.labels)
+    state = {
+        name.removeprefix("module."): value.cpu().contiguous()
+        for name, value in trainer.ema.state_dict().items()
+        if name != "n_averaged"
+    }
+    notes = {"variant": trainer.recipe.variant, "epochs": str(trainer.epoch), "temperature": f"{by:.2f}"}
+    save_file(calibrated(state, by), path, metadata=notes)
+
+
+def train(recipe: Recipe, sources: list[Path], out: Path, device: torch.device) -> None:
+    """Train by the recipe, with a checkpoint and weights in ``out`` after every epoch."""
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    full = load_dataset(sources, max(size for size, _ in recipe.stages)).to(device)
+    pictures, held_out = full.split(HELD_OUT, recipe.seed)
+    trainer = Trainer(recipe, int(full.labels.max()) + 1, device)
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    while trainer.epoch < recipe.epochs:
+        size = recipe.size(trainer.epoch)
+        trainer.grow(size)
+        started = time.monotonic()
+        loss = trainer.train_epoch(pictures.at_size(size))
+        held = held_out.at_size(size)
+        correct = (trainer.logits(held).argmax(1) == held.labels).float().mean()
+        print(
+            f"epoch {trainer.epoch} size {size} loss {loss:.3f} held-out top-1 {correct:.2%} "
+            f"in {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+        torch.save(trainer.checkpoint(), checkpoint.with_suffix(".tmp"))
+        checkpoint.with_suffix(".tmp").replace(checkpoint)
+        export(trainer, held, out / "weights.safetensors")
+
+
+def _stages(text: str) -> tuple[tuple[int, int], ...]:
+    return tuple((int(size), int(epochs)) for size, epochs in (part.split(":") for part in text.split(",")))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m models.train", description="Train a VOLO on labelled pictures.")
+    parser.add_argument("sources", nargs="+", type=Path, help="shards (.npz) or folders with one folder a class")
+    parser.add_argument("--out", type=Path, required=True, help="where checkpoint and weights go")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for field in dataclasses.fields(Recipe):
+        kind = _stages if field.name == "stages" else type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+    return parser.parse_args()
+
+
+def _main() -> None:
+    given = vars(_arguments())
+    sources, out, device = given.pop("sources"), given.pop("out"), given.pop("device")
+    train(Recipe(**given), sources, out, torch.device(device))
+
+
+if __name__ == "__main__":
+    _main()
