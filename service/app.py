@@ -1,0 +1,141 @@
+"""The application: routes, the one table of errors, and the link to the engine for as long as it lives."""
+
+import asyncio
+import math
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service import errors, logs
+from service.accounting import Accounting, Record
+from service.api import create_router
+from service.engine_host import engine_host
+from service.link import Link
+from service.logs import logger
+from service.settings import Settings
+
+STATUS: dict[type[errors.ServiceError], int] = {
+    errors.EmptyBody: 400,
+    errors.MalformedBody: 400,
+    errors.TooManyBytes: 413,
+    errors.TooManyPixels: 413,
+    errors.NotAnImage: 415,
+    errors.UnsupportedType: 415,
+    errors.TruncatedImage: 422,
+    errors.InvalidParameter: 422,
+    errors.ClientGone: 499,  # nobody reads it; what nginx says for the same
+    errors.InferenceFailed: 500,
+    errors.Overloaded: 503,
+    errors.EngineUnavailable: 503,
+    errors.DeadlineExceeded: 504,
+}
+
+
+def create_app(settings: Settings | None = None, engine: Path | None = None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Args:
+        settings: read from the environment if not given.
+        engine: the socket of an engine that runs elsewhere; without one the application runs its own, as
+            ``uvicorn --factory service.app:create_app`` does.
+    """
+    settings = settings or Settings()
+    link = _link(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _linked(link, engine) if engine else _own_engine(link, settings):
+            yield
+
+    app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan)
+    app.include_router(create_router(link, settings))
+    app.add_exception_handler(errors.ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(Accounting)
+    return app
+
+
+def _link(settings: Settings) -> Link:
+    """As many slots as pictures may wait or run, and a few to decode in."""
+    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decoder")
+    return Link(settings.queue_limit + 2 * settings.max_batch + settings.decode_threads, decoders)
+
+
+@asynccontextmanager
+async def _linked(link: Link, engine: Path) -> AsyncIterator[None]:
+    async with _needed(link.run(engine)):
+        yield
+
+
+@asynccontextmanager
+async def _own_engine(link: Link, settings: Settings) -> AsyncIterator[None]:
+    logs.configure(settings.log_level, settings.log_format, "app")
+    with engine_host(settings) as host:
+        async with _needed(host.run()), _needed(link.run(host.path)):
+            yield
+            await host.stop()
+
+
+@asynccontextmanager
+async def _needed(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work beside the application, and end the process if it fails: nobody shall wait for the dead."""
+
+    def on_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            logger.critical("cannot go on", reason=repr(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(on_done)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _problem(request: Request, status: int, code: str, title: str, detail: str, headers: Mapping[str, str]) -> Response:
+    """An answer in the form of RFC 9457, counted under its code."""
+    record: Record = request.state.record
+    record.outcome = code
+    body = {
+        "type": f"urn:volo:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": record.request_id,
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
+
+
+def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.ServiceError)
+    headers = {}
+    if isinstance(error, errors.RetryableError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return _problem(request, STATUS[type(error)], error.code, error.title, error.detail, headers)
+
+
+def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    wrong = [f"{fault['loc'][-1]}: {fault['msg']} (got {fault['input']!r:.50})" for fault in error.errors()]
+    return _on_service_error(request, errors.InvalidParameter("; ".join(wrong)))
+
+
+def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_")
+    return _problem(request, error.status_code, code, phrase, str(error.detail), error.headers or {})

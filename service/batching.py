@@ -1,0 +1,199 @@
+"""Which jobs run next: a bounded line in order of deadline, refused at the door, batched by load alone.
+
+Pure bookkeeping: it holds no clock, no timer and no lock, and returns what to do. The caller says what time
+it is (`now`, monotonic seconds) and acts:
+
+    refusal = queue.submit(job, now)        # a job came
+    gone = queue.cancel(key)                # its caller left
+    late = queue.expire(now)                # then, after every event: answer these,
+    while batch := queue.take(now): ...     # start these,
+    queue.finished(batch, seconds)          # and say when each is done
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Hashable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal
+
+from service.costs import Costs
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture that waits for the device; times are monotonic seconds."""
+
+    key: Any
+    """Hashable; no two waiting jobs have the same."""
+    arrival_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a job was not let in, and in how many seconds one with the same patience would be."""
+
+    reason: Literal["queue_full", "deadline"]
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Jobs that run together, earliest deadline first, on the rung `padded_size` of the ladder."""
+
+    jobs: tuple[Job, ...]
+    padded_size: int
+
+
+def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
+    """What to run instead of a batch that raised, until the culprit stands alone; the second may be empty."""
+    middle = (len(jobs) + 1) // 2
+    return jobs[:middle], jobs[middle:]
+
+
+_deadline = attrgetter("deadline_s")
+_rank = attrgetter("deadline_s", "arrival_s")
+
+
+class Queue:
+    """The jobs that wait, at most `limit` of them, and the runs under way, at most `lanes` at once."""
+
+    def __init__(self, limit: int, costs: Costs, lanes: int = 1) -> None:
+        self.limit = limit
+        self.costs = costs
+        self.lanes = lanes
+        # A sorted list, not a heap: a place in the line is one bisection, a cancelled job leaves nothing
+        # behind, and to shift a few thousand pointers costs less than the calls around it.
+        self._line: list[Job] = []
+        self._waiting: dict[Hashable, Job] = {}
+        self._running: dict[Batch, float] = {}  # when each run should be done
+
+    @property
+    def depth(self) -> int:
+        """How many jobs wait."""
+        return len(self._line)
+
+    @property
+    def in_run(self) -> int:
+        """How many jobs are on the device."""
+        return sum(len(batch.jobs) for batch in self._running)
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second, by the measured costs, with every lane running full batches."""
+        return self.lanes * self.costs.rate
+
+    def predicted_wait_s(self, now: float) -> float:
+        """Seconds from now to the start of a run that would hold the next in line."""
+        return self._start_s(self.depth, self._starts(now)) - now
+
+    def submit(self, job: Job, now: float) -> Refusal | None:
+        """Let `job` wait, or refuse it at once. Raise ValueError if its key is already waiting."""
+        if job.key in self._waiting:
+            raise ValueError(f"a job with the key {job.key!r} is already waiting")
+        if self.depth >= self.limit:
+            return Refusal("queue_full", self._retry_after_s(job, now))
+        if not self._fits(job, now):
+            return Refusal("deadline", self._retry_after_s(job, now))
+        insort(self._line, job, key=_rank)
+        self._waiting[job.key] = job
+        return None
+
+    def cancel(self, key: Hashable) -> bool:
+        """Take the job out of the line; False if it does not wait there (any more)."""
+        job = self._waiting.pop(key, None)
+        if job is None:
+            return False
+        del self._line[self._line.index(job, bisect_left(self._line, _rank(job), key=_rank))]
+        return True
+
+    def expire(self, now: float) -> tuple[Job, ...]:
+        """Take out the jobs that could not be met even if each ran alone at once."""
+        return self._leave(slice(0, self._first_to_bear(now + self.costs.seconds(1))))
+
+    def take(self, now: float) -> Batch | None:
+        """Start the run that should be next; None while every lane is busy or nobody can be met."""
+        if len(self._running) >= self.lanes:
+            return None
+        jobs = self._leave(self._next_run(now))
+        if not jobs:
+            return None
+        batch = Batch(jobs, self.costs.padded_size(len(jobs)))
+        self._running[batch] = now + self.costs.seconds(len(jobs))
+        return batch
+
+    def finished(self, batch: Batch, seconds: float | None) -> None:
+        """Free the lane and learn the cost, unless the run raised (None). KeyError if it is not under way."""
+        del self._running[batch]
+        if seconds is not None:
+            self.costs.learn(batch.padded_size, seconds)
+
+    def _leave(self, stretch: slice) -> tuple[Job, ...]:
+        jobs = tuple(self._line[stretch])
+        del self._line[stretch]
+        for job in jobs:
+            del self._waiting[job.key]
+        return jobs
+
+    def _first_to_bear(self, finish_s: float) -> int:
+        """The place of the first job that is met by a run that ends at `finish_s`; all behind it are too."""
+        return bisect_left(self._line, finish_s, key=_deadline)
+
+    def _next_run(self, now: float) -> slice:
+        """The stretch of the line to run next: what is waiting, or less where more jobs are met that way.
+
+        Jobs before the stretch cannot bear its run: they are passed over where to save them would cost more
+        others their deadlines. Cut to save every first job, runs would shrink just when the load is highest.
+        """
+        size = self.costs.padded_size(self.depth)
+        if self._first_to_bear(now + self.costs.seconds(size)) > 0:
+            rungs = [rung for rung in self.costs.ladder if rung <= size]
+            size = max(reversed(rungs), key=lambda rung: self._met(now, rung))
+        first = self._first_to_bear(now + self.costs.seconds(size))
+        return slice(first, first + size)
+
+    def _met(self, now: float, size: int) -> int:
+        """How many of the waiting jobs are met by a run of `size` now, and full ones after it."""
+        met, place, finish_s = 0, 0, now
+        while place < self.depth:
+            finish_s += self.costs.seconds(min(size, self.depth - place))
+            place = max(place, self._first_to_bear(finish_s))
+            met += min(size, self.depth - place)
+            place += size
+            size = self.costs.largest
+        return met
+
+    def _fits(self, job: Job, now: float) -> bool:
+        """Whether `job` is met in its place in the line, and makes nobody late who was let in before."""
+        place = bisect_right(self._line, _rank(job), key=_rank)
+        starts, size = self._starts(now), self.costs.largest
+        pushed_a_run_back = range(place - place % size + size - 1, self.depth, size)
+        return self._finish_s(place, starts) <= job.deadline_s and not any(
+            self._finish_s(last, starts) <= self._line[last].deadline_s < self._finish_s(last + 1, starts)
+            for last in pushed_a_run_back
+        )
+
+    def _retry_after_s(self, job: Job, now: float) -> float:
+        """Seconds until a run has made room, and the last in the line is met with the patience of `job`.
+
+        For a patience shorter than a run alone no wait is enough; it then says how much is missing.
+        """
+        starts = self._starts(now)
+        wait_s = max(starts[0] - now, self._finish_s(self.depth, starts) - job.deadline_s)
+        return wait_s + self.costs.seconds(1)  # whoever comes back on the dot is as often too early as not
+
+    def _starts(self, now: float) -> list[float]:
+        """When each lane can start its next run, the soonest first."""
+        ends = [max(end_s, now) for end_s in self._running.values()]
+        return sorted(ends + [now] * (self.lanes - len(ends)))
+
+    def _start_s(self, place: int, starts: list[float]) -> float:
+        """When the run of the job at `place` will start, after full runs on every lane."""
+        runs_before, full_s = place // self.costs.largest, self.costs.seconds(self.costs.largest)
+        return starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
+
+    def _finish_s(self, place: int, starts: list[float]) -> float:
+        """When the job at `place` will be done, in a run as small as can be afforded."""
+        # A short line leaves time to cut a run behind an urgent job; under load that is not to be counted on.
+        own = place + 1 if self.depth < self.costs.largest else self.costs.largest
+        return self._start_s(place, starts) + self.costs.seconds(own)

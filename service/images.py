@@ -1,0 +1,126 @@
+"""Untrusted bytes -> RGB image, within limits."""
+
+import re
+import warnings
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from service.errors import EmptyBody, NotAnImage, ServiceError, TooManyPixels, TruncatedImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Pillow's names of what is read, in the order of trial; JPEG stands for MPO too, and PNG for APNG."""
+
+# Now, because threads that meet an unregistered format would all do it at once.
+Image.init()
+# `decode` has the limit that counts; Pillow's would warn below it and raise above it.
+Image.MAX_IMAGE_PIXELS = None
+# Once for the process, because `catch_warnings` is not safe in threads. What Pillow has to say about a
+# stranger's odd metadata is of no use to those who run the service.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avi[fs]|mif1)",
+    re.DOTALL,
+)
+
+# Values of EXIF's Orientation, and what sets the picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# What 32-bit samples customarily call white: of masks and unit floats, of 8, of 16 and of 32 bits.
+_WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
+
+
+def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
+    """The picture that a file holds, as people see it: upright, on white where it is transparent, 8 bits RGB.
+
+    Of several frames it is the first. Safe to call in threads; Pillow decodes without the GIL.
+
+    Args:
+        data: a whole file in one of `FORMATS`, whatever it is called.
+        max_pixels: limit on width x height as the header states them, checked before anything is decoded.
+
+    Raises:
+        EmptyBody: there are no bytes.
+        NotAnImage: the bytes are no picture in one of `FORMATS`.
+        TooManyPixels: the header promises more than `max_pixels`.
+        TruncatedImage: they begin as a picture but cannot be read to its end.
+    """
+    if not data:
+        raise EmptyBody("The picture has no bytes.")
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        _check_size(image.size, max_pixels)
+        image.load()
+        turn = _turn(image)
+        rgb = _rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
+    except (ServiceError, MemoryError):
+        raise
+    except Exception as error:  # Pillow lets out whatever its parsers trip over, struct.error for one
+        raise _unreadable(data) from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise TooManyPixels(f"The picture has {width} x {height} pixels; at most {max_pixels:,} are allowed.")
+    if width < 1 or height < 1:
+        raise NotAnImage("The picture has no pixels.")
+
+
+def _unreadable(data: bytes | memoryview) -> ServiceError:
+    if _SIGNATURE.match(data):
+        return TruncatedImage("The picture is cut short or damaged; was it uploaded to its end?")
+    return NotAnImage(f"The data is not a picture that can be read; send one of {', '.join(FORMATS)}.")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF is common, and no reason to refuse a good picture
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_uint16(image)
+    if image.mode in ("I", "F"):
+        return _from_32_bits(np.array(image, np.float32))
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _from_uint16(image: Image.Image) -> Image.Image:
+    samples: NDArray[np.uint16] = np.asarray(image)
+    grey = (samples >> 8).astype(np.uint8)
+    transparent = image.info.get("transparency")  # of a PNG: one value among the 65536
+    if transparent is not None:
+        grey[samples == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _from_32_bits(samples: NDArray[np.float32]) -> Image.Image:
+    """Grey of samples [H, W]; no file says which value is white, so it is the smallest customary one."""
+    samples[~(np.abs(samples) < 1e30)] = 0  # infinity and NaN, and what would soon be infinite
+    black, peak = min(0.0, float(samples.min())), float(samples.max())
+    white = next((white for white in _WHITES if peak <= white), peak)
+    samples -= black
+    samples *= 255 / (white - black)
+    return Image.fromarray(samples.round().astype(np.uint8)).convert("RGB")

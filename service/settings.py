@@ -1,0 +1,54 @@
+"""Everything that can be set, read once at the entry and frozen."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from the command line, then ``VOLO_…`` in the environment, then ``.env``: the first that says it wins."""
+
+    model_config = SettingsConfigDict(env_prefix="VOLO_", env_file=".env", frozen=True, extra="ignore")
+
+    model: str = Field("embedded", description="Name from `volo models`, or path of a checkpoint.")
+    labels: Path | None = Field(None, description="File of labels, instead of those that come with the model.")
+    weights_sha256: str | None = Field(None, description="Refuse weights with any other SHA-256.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="`cuda`, `cuda:1`, `cpu`; `auto` takes the GPU where there is one. "
+        "A device asked for and missing is a refusal to start.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every network.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(0, ge=0, description="HTTP processes; 0 is one for every two cores.")
+    max_batch: int = Field(16, ge=1, le=1024, description="Most pictures in one run of the model.")
+    queue_limit: int = Field(256, ge=1, description="Most pictures that wait for the device; more are refused.")
+    timeout_s: float = Field(10.0, gt=0, description="Seconds a request may take from its first byte to its answer.")
+    max_bytes: int = Field(20_000_000, ge=1, description="Largest picture, in bytes as sent.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, in pixels.")
+    grace_s: float = Field(
+        2.0, ge=0, description="Seconds that SIGTERM goes on serving, not ready, before listening ends."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`auto` is text on a terminal and JSON elsewhere."
+    )
+
+    @property
+    def http_workers(self) -> int:
+        """How many HTTP processes to run."""
+        return self.workers or max(1, cores() // 2)
+
+    @property
+    def decode_threads(self) -> int:
+        """How many pictures one HTTP process decodes at once."""
+        return max(1, cores() // self.http_workers)
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0))

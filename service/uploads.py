@@ -1,0 +1,146 @@
+"""A request's body -> the bytes of one picture."""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import ClientGone, EmptyBody, MalformedBody, TooManyBytes, UnsupportedType
+
+_Options = Mapping[bytes, bytes]
+
+_BODIES = (
+    "Send the picture as the raw body (Content-Type image/* or application/octet-stream), "
+    'as multipart/form-data with one file named "file", '
+    'or as application/json {"image": "<base64 or data URI>"}.'
+)
+_FORM = 'A form must hold one file named "file" and nothing else, as curl -F file=@cat.jpg sends it.'
+_JSON = 'A JSON body must be {"image": "<base64 or data URI>"}, without other keys.'
+_BASE64 = "The value of image is not base64."
+
+_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
+
+
+async def read_picture(request: Request, max_bytes: int) -> bytes:
+    """The bytes of the picture that a request carries: as its body, as a form's `file`, or as base64 in JSON.
+
+    The body is read as a stream and no further than it may be long; nothing is kept on disk.
+
+    Args:
+        request: its body must not have been read yet.
+        max_bytes: limit on the picture itself, without what a form or base64 adds to it.
+
+    Raises:
+        UnsupportedType: the body is of another kind, or compressed.
+        TooManyBytes: the picture is, or is announced to be, larger than `max_bytes`.
+        EmptyBody: there is no body, or an empty picture in it.
+        MalformedBody: the body is not what its Content-Type says, or holds no picture.
+        ClientGone: the caller left while the body was read.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedType("Compressed bodies are not read; send the picture without a Content-Encoding.")
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    extract = _extractor(kind.decode("latin-1"))
+    # base64 makes 4 bytes of 3, or a little more with line breaks; a form adds its headers
+    max_body_bytes = max_bytes if extract is _from_raw else max_bytes * 3 // 2 + 65536
+    too_many = TooManyBytes(f"The picture has more than the {max_bytes:,} bytes that are allowed.")
+    body = await _read(request, max_body_bytes, too_many)
+    picture = extract(body, options) if body else b""
+    if not picture:
+        raise EmptyBody(f"There is no picture in the request. {_BODIES}")
+    if len(picture) > max_bytes:
+        raise too_many
+    return picture
+
+
+async def _read(request: Request, limit: int, too_many: TooManyBytes) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_many
+    chunks, size = [], 0
+    try:
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise too_many
+    except ClientDisconnect as error:
+        raise ClientGone("The caller left while the picture was read.") from error
+    return b"".join(chunks)
+
+
+def _from_raw(body: bytes, options: _Options) -> bytes:
+    return body
+
+
+def _from_form(body: bytes, options: _Options) -> bytes:
+    files: list[File] = []
+
+    def take(part: File | Field) -> None:
+        if files or not isinstance(part, File) or part.field_name != b"file":
+            raise MalformedBody(_FORM)
+        files.append(part)
+
+    in_memory = {"MAX_MEMORY_FILE_SIZE": float("inf")}
+    try:
+        FormParser("multipart/form-data", take, take, boundary=options.get(b"boundary"), config=in_memory).write(body)
+    except FormParserError as error:
+        raise MalformedBody(f"The multipart body cannot be read. {_FORM}") from error
+    if not files:
+        raise MalformedBody(_FORM)
+    files[0].file_object.seek(0)
+    return files[0].file_object.read()
+
+
+class _JsonBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    image: str
+
+
+def _from_json(body: bytes, options: _Options) -> bytes:
+    try:
+        text = _JsonBody.model_validate_json(body).image
+    except ValidationError as error:
+        raise MalformedBody(_JSON) from error
+    if re.match(r"\s*https?://", text, re.IGNORECASE):
+        raise MalformedBody("Pictures are not fetched from URLs; send the picture itself, as base64.")
+    return _from_base64(text)
+
+
+def _from_base64(text: str) -> bytes:
+    """Bytes of base64, of its URL-safe kind or of a data URI, with or without line breaks and padding."""
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise MalformedBody("A data URI must be base64: data:image/jpeg;base64,...")
+    compact = text.encode("ascii", "replace").translate(_FROM_URLSAFE, delete=b" \t\r\n")
+    try:
+        return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+    except binascii.Error as error:
+        raise MalformedBody(_BASE64) from error
+
+
+_EXTRACTORS: dict[str, Callable[[bytes, _Options], bytes]] = {
+    "": _from_raw,
+    "application/octet-stream": _from_raw,
+    "application/x-www-form-urlencoded": _from_raw,  # what `curl --data-binary` says unless told otherwise
+    "multipart/form-data": _from_form,
+    "application/json": _from_json,
+}
+
+
+def _extractor(kind: str) -> Callable[[bytes, _Options], bytes]:
+    if kind.startswith("image/"):
+        return _from_raw
+    try:
+        return _EXTRACTORS[kind]
+    except KeyError:
+        raise UnsupportedType(f"{kind[:80]} is not accepted. {_BODIES}") from None

@@ -1,0 +1,187 @@
+"""What goes between HTTP workers and the engine: slots of shared memory, and messages of fixed size about them.
+
+engine -> worker    model card        once, on connecting
+worker -> engine    slab              once: the file descriptor of its slots
+worker -> engine    order             a slot's picture is ready, or its caller left
+engine -> worker    answer            exactly one for each picture: the slot is the worker's again
+engine -> worker    pulse             every second: how the engine is
+"""
+
+import asyncio
+import json
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass
+from enum import IntEnum
+from typing import ClassVar, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.labels import Label
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What an engine serves."""
+
+    model: str
+    device: str
+    image_size: int
+    crop_pct: float
+    labels: tuple[Label, ...]
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        fields = json.loads(body)
+        return cls(**{**fields, "labels": tuple(Label(**label) for label in fields["labels"])})
+
+
+class Slab:
+    """Slots of shared memory, each with room for one picture and its scores.
+
+    ``pixels`` [slots, S, S, 3] uint8 and ``scores`` [slots, classes] float32 look into it. The memory is private to
+    the processes that hold its file descriptor, and goes with the last of them.
+    """
+
+    def __init__(self, fd: int, slots: int, card: ModelCard) -> None:
+        """Map the slab behind ``fd``.
+
+        Raises:
+            ValueError: the memory is smaller than the slots need.
+        """
+        size, classes = card.image_size, len(card.labels)
+        picture_bytes = -(-size * size * 3 // 64) * 64  # so that scores start on a cache line
+        stride = -(-(picture_bytes + classes * 4) // 64) * 64
+        self.fd = fd
+        self.slots = slots
+        memory = mmap.mmap(fd, slots * stride)
+        self.pixels: NDArray[np.uint8] = np.ndarray(
+            (slots, size, size, 3), np.uint8, memory, strides=(stride, size * 3, 3, 1)
+        )
+        self.scores: NDArray[np.float32] = np.ndarray(
+            (slots, classes), np.float32, memory, offset=picture_bytes, strides=(stride, 4)
+        )
+
+    @classmethod
+    def create(cls, slots: int, card: ModelCard) -> Self:
+        """A new slab, large enough for ``slots`` pictures of the model on the card."""
+        fd = os.memfd_create("volo-slab", os.MFD_CLOEXEC)
+        per_slot = card.image_size**2 * 3 + len(card.labels) * 4 + 128
+        os.ftruncate(fd, slots * per_slot)
+        return cls(fd, slots, card)
+
+
+class Kind(IntEnum):
+    SUBMIT = 0
+    CANCEL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A worker's message about a slot. Times are of the system's monotonic clock, which all processes share."""
+
+    kind: Kind
+    slot: int
+    arrival_s: float = 0.0
+    deadline_s: float = 0.0
+
+    FORMAT: ClassVar = struct.Struct("<BxxxIdd")
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(*astuple(self))
+
+    @classmethod
+    def decode(cls, message: bytes) -> Self:
+        kind, *rest = cls.FORMAT.unpack(message)
+        return cls(Kind(kind), *rest)
+
+
+class Outcome(IntEnum):
+    OK = 0
+    REFUSED = 1
+    """At once: the queue is full, or the deadline cannot be met."""
+    EXPIRED = 2
+    """While it waited, its deadline came too near."""
+    CANCELLED = 3
+    FAILED = 4
+    """The model could not make sense of this picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The engine's message that a slot is done with, and how its picture ended."""
+
+    outcome: Outcome
+    slot: int
+    batch_size: int = 0
+    queue_s: float = 0.0
+    device_s: float = 0.0
+    retry_after_s: float = 0.0
+
+    FORMAT: ClassVar = struct.Struct("<BxxxIIfff")
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(*astuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The engine's message about itself."""
+
+    healthy: bool
+    depth: int
+    predicted_wait_s: float
+    running_s: float
+    """Age of the oldest run on the device."""
+    since_success_s: float
+
+    MARK: ClassVar = 255
+    FORMAT: ClassVar = struct.Struct("<BxxxIIfff")
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.MARK, *astuple(self))
+
+
+def decode_report(message: bytes) -> Answer | Pulse:
+    """What the engine said."""
+    first, *rest = Answer.FORMAT.unpack(message)
+    if first != Pulse.MARK:
+        return Answer(Outcome(first), *rest)
+    healthy, *figures = rest
+    return Pulse(bool(healthy), *figures)
+
+
+class Channel(asyncio.Protocol):
+    """One end of a connection that carries messages of one size in, and bytes out."""
+
+    def __init__(self, message_size: int, receive: Callable[[bytes], None]) -> None:
+        self._message_size = message_size
+        self._receive = receive
+        self._rest = b""
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        whole = len(data) - len(data) % self._message_size
+        for start in range(0, whole, self._message_size):
+            self._receive(data[start : start + self._message_size])
+        self._rest = data[whole:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def send(self, message: bytes) -> None:
+        self._transport.write(message)
+
+    def close(self) -> None:
+        self._transport.close()
