@@ -1,0 +1,349 @@
+from collections.abc import Hashable, Iterable
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service.batching import Batch, Job, Queue, halves
+from service.costs import Costs
+
+SECONDS = {1: 0.5, 2: 0.6, 4: 0.8, 8: 1.2}
+
+
+def queue(limit: int = 100, lanes: int = 1, seconds: dict[int, float] = SECONDS) -> Queue:
+    return Queue(limit, Costs(seconds), lanes)
+
+
+def let_in(line: Queue, deadlines: Iterable[float], now: float = 0.0) -> None:
+    """Submit one job for each deadline; its key is the place in which it was submitted."""
+    for key, deadline_s in enumerate(deadlines):
+        assert line.submit(Job(key, now, deadline_s), now) is None
+
+
+def keys(batch: Batch | None) -> list[Hashable]:
+    return [job.key for job in batch.jobs] if batch else []
+
+
+# The door
+
+
+def test_a_job_that_can_be_met_is_let_in() -> None:
+    assert queue().submit(Job("a", 0.0, 10.0), now=0.0) is None
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    line = queue(limit=1)
+    let_in(line, [10])
+    refusal = line.submit(Job("b", 0.0, 10.0), now=0.0)
+    assert refusal is not None
+    assert (refusal.reason, line.depth) == ("queue_full", 1)
+
+
+def test_a_deadline_closer_than_a_lone_run_is_refused() -> None:
+    refusal = queue().submit(Job("a", 0.0, 0.4), now=0.0)
+    assert refusal is not None
+    assert refusal.reason == "deadline"
+
+
+def test_a_deadline_that_is_met_to_the_instant_is_let_in() -> None:
+    assert queue().submit(Job("a", 0.0, 0.5), now=0.0) is None
+
+
+def test_the_run_under_way_is_waited_for() -> None:
+    line = queue()
+    let_in(line, [10] * 8)
+    line.take(0.0)  # until 1.2, and a lone run after it until 1.7
+    assert line.submit(Job("late", 0.0, 1.6), now=0.0) is not None
+    assert line.submit(Job("met", 0.0, 1.8), now=0.0) is None
+
+
+def test_a_free_lane_is_not_waited_for() -> None:
+    line = queue(lanes=2)
+    let_in(line, [10] * 8)
+    line.take(0.0)
+    assert line.submit(Job("met", 0.0, 0.5), now=0.0) is None
+
+
+def test_each_run_ahead_is_expected_on_the_lane_that_is_free_first() -> None:
+    line = queue(lanes=2)
+    let_in(line, [10] * 9)
+    assert [len(keys(line.take(0.0))) for _ in range(2)] == [8, 1]
+    let_in(line, [2] * 8)  # from 0.5 on the lane of the lone run; the next from 1.2 on the other, until 2.4
+    assert line.submit(Job("late", 0.0, 2.3), now=0.0) is not None
+    assert line.submit(Job("met", 0.0, 2.5), now=0.0) is None
+
+
+def test_a_run_that_overruns_is_expected_any_moment() -> None:
+    line = queue()
+    let_in(line, [100])
+    line.take(0.0)
+    assert line.submit(Job("late", 50.0, 50.4), now=50.0) is not None
+    assert line.submit(Job("met", 50.0, 50.5), now=50.0) is None
+
+
+def test_only_earlier_deadlines_are_ahead() -> None:
+    line = queue()
+    let_in(line, [100] * 24)
+    assert line.submit(Job("urgent", 0.0, 1.3), now=0.0) is None
+
+
+def test_nobody_is_let_in_who_makes_another_late() -> None:
+    line = queue()
+    let_in(line, [1.5] * 8)
+    assert line.submit(Job("urgent", 0.0, 1.4), now=0.0) is not None
+
+
+def test_a_key_that_already_waits_is_a_programming_error() -> None:
+    line = queue()
+    let_in(line, [10])
+    with pytest.raises(ValueError, match="already waiting"):
+        line.submit(Job(0, 0.0, 10.0), now=0.0)
+
+
+def test_a_key_may_come_again_when_its_job_runs() -> None:
+    line = queue()
+    let_in(line, [10])
+    line.take(0.0)
+    assert line.submit(Job(0, 0.0, 10.0), now=0.0) is None
+
+
+def test_a_full_queue_asks_to_come_back_just_after_the_next_run_starts() -> None:
+    line = queue(limit=1)
+    let_in(line, [10])
+    line.take(0.0)  # a lone run, until 0.5
+    let_in(line, [10])
+    refusal = line.submit(Job("b", 0.0, 10.0), now=0.0)
+    assert refusal is not None
+    assert refusal.retry_after_s == pytest.approx(0.5 + 0.5)
+
+
+def test_who_would_be_late_is_asked_to_come_back_when_the_last_in_line_is_met() -> None:
+    line = queue()
+    let_in(line, [20] * 16)
+    line.take(0.0)  # until 1.2, those who wait until 2.4, and whoever comes after them until 3.6
+    refusal = line.submit(Job("late", 0.0, 2.0), now=0.0)
+    assert refusal is not None
+    assert refusal.reason == "deadline"
+    assert refusal.retry_after_s == pytest.approx((3.6 - 2.0) + 0.5)
+
+
+# The line
+
+
+def test_an_idle_device_takes_a_lone_job_at_once() -> None:
+    line = queue()
+    let_in(line, [10])
+    assert keys(line.take(0.0)) == [0]
+
+
+def test_nothing_waiting_is_nothing_to_run() -> None:
+    assert queue().take(0.0) is None
+
+
+def test_what_came_during_a_run_is_the_next_batch() -> None:
+    line = queue()
+    let_in(line, [10])
+    first = line.take(0.0)
+    assert first is not None
+    let_in(line, [10] * 3, now=0.1)
+    line.finished(first, 0.5)
+    second = line.take(0.5)
+    assert second is not None
+    assert (keys(second), second.padded_size) == ([0, 1, 2], 4)
+
+
+def test_the_earliest_deadline_goes_first() -> None:
+    line = queue()
+    let_in(line, [30, 10, 20])
+    assert keys(line.take(0.0)) == [1, 2, 0]
+
+
+def test_of_equal_deadlines_the_earlier_arrival_goes_first() -> None:
+    line = queue()
+    line.submit(Job("second", 0.2, 10.0), now=0.3)
+    line.submit(Job("first", 0.1, 10.0), now=0.3)
+    assert keys(line.take(0.3)) == ["first", "second"]
+
+
+def test_of_equal_deadlines_and_arrivals_the_first_submitted_goes_first() -> None:
+    line = queue()
+    let_in(line, [10] * 5)
+    assert keys(line.take(0.0)) == [0, 1, 2, 3, 4]
+
+
+def test_a_batch_is_never_above_the_largest_rung() -> None:
+    line = queue()
+    let_in(line, [10] * 9)
+    assert len(keys(line.take(0.0))) == 8
+
+
+def test_a_batch_is_never_above_what_memory_allows() -> None:
+    line = queue()
+    let_in(line, [10] * 8)
+    line.costs.too_large(8)
+    assert len(keys(line.take(0.0))) == 4
+
+
+def test_no_more_runs_are_started_than_there_are_lanes() -> None:
+    line = queue(lanes=2)
+    let_in(line, [10] * 24)
+    batches = [line.take(0.0) for _ in range(3)]
+    assert [len(keys(batch)) for batch in batches] == [8, 8, 0]
+
+
+def test_a_cancelled_job_never_runs() -> None:
+    line = queue()
+    let_in(line, [10] * 3)
+    assert line.cancel(1)
+    assert keys(line.take(0.0)) == [0, 2]
+
+
+def test_a_cancelled_job_makes_room() -> None:
+    line = queue(limit=1)
+    let_in(line, [10])
+    line.cancel(0)
+    assert line.submit(Job(0, 0.0, 10.0), now=0.0) is None
+
+
+def test_only_what_waits_can_be_cancelled() -> None:
+    line = queue()
+    let_in(line, [10])
+    line.take(0.0)
+    assert not line.cancel(0)
+    assert not line.cancel("never seen")
+
+
+def test_a_job_that_cannot_be_met_any_more_expires() -> None:
+    line = queue()
+    let_in(line, [1, 10])
+    assert [job.key for job in line.expire(0.6)] == [0]
+    assert keys(line.take(0.6)) == [1]
+
+
+def test_a_job_that_cannot_be_met_any_more_is_not_run_even_before_it_is_told_so() -> None:
+    line = queue()
+    let_in(line, [1, 10])
+    assert keys(line.take(0.6)) == [1]
+    assert line.depth == 1
+
+
+def test_a_batch_is_no_larger_than_its_first_deadline_can_bear() -> None:
+    line = queue()
+    let_in(line, [10] * 6)
+    line.submit(Job("urgent", 0.0, 0.7), now=0.0)
+    assert keys(line.take(0.0)) == ["urgent", 0]
+
+
+def test_a_deadline_is_passed_over_when_to_save_it_would_cost_more_others_theirs() -> None:
+    line = queue()
+    let_in(line, [1.2, *[1.3] * 7])
+    assert keys(line.take(0.05)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+# The runs
+
+
+def test_a_finished_run_frees_its_lane_and_teaches_its_cost() -> None:
+    line = queue()
+    let_in(line, [10] * 2)
+    batch = line.take(0.0)
+    assert batch is not None
+    line.finished(batch, 0.7)
+    assert line.in_run == 0
+    assert line.costs.seconds(2) == pytest.approx(0.61)
+
+
+def test_a_run_that_raised_teaches_nothing() -> None:
+    line = queue()
+    let_in(line, [10])
+    batch = line.take(0.0)
+    assert batch is not None
+    line.finished(batch, None)
+    assert line.costs.seconds(1) == 0.5
+
+
+def test_a_run_cannot_finish_twice() -> None:
+    line = queue()
+    let_in(line, [10])
+    batch = line.take(0.0)
+    assert batch is not None
+    line.finished(batch, 0.5)
+    with pytest.raises(KeyError):
+        line.finished(batch, 0.5)
+
+
+def test_the_queue_knows_how_many_wait_and_how_many_run_and_how_fast() -> None:
+    line = queue(lanes=2)
+    let_in(line, [10] * 11)
+    line.take(0.0)
+    assert (line.depth, line.in_run) == (3, 8)
+    assert line.rate == pytest.approx(2 * 8 / 1.2)
+
+
+def test_the_predicted_wait_is_for_the_run_under_way_and_full_runs_after_it() -> None:
+    line = queue()
+    assert line.predicted_wait_s(0.0) == 0.0
+    let_in(line, [10] * 8)
+    line.take(0.0)
+    let_in(line, [10] * 11)
+    assert line.predicted_wait_s(0.2) == pytest.approx(1.0 + 1.2)
+
+
+@given(st.integers(1, 64))
+def test_halves_leave_nobody_out_and_end_with_one_alone(size: int) -> None:
+    jobs = tuple(Job(key, 0.0, 1.0) for key in range(size))
+    first, second = halves(jobs)
+    assert first + second == jobs
+    assert 0 <= len(first) - len(second) <= 1
+
+
+# Against a model too simple to be wrong: deadlines far away, a plain list
+
+
+class QueueMachine(RuleBasedStateMachine):
+    LIMIT, LANES = 12, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = queue(self.LIMIT, self.LANES)
+        self.model: list[Job] = []
+        self.batches: list[Batch] = []
+        self.new_keys = count()
+
+    @rule(patience=st.integers(1000, 1003), arrival=st.integers(0, 3))
+    def submit(self, patience: int, arrival: int) -> None:
+        job = Job(next(self.new_keys), arrival, arrival + patience)
+        refusal = self.queue.submit(job, now=3.0)
+        assert (refusal is not None) == (len(self.model) == self.LIMIT)
+        if refusal is None:
+            self.model = sorted([*self.model, job], key=lambda job: (job.deadline_s, job.arrival_s))
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        key = data.draw(st.integers(0, 30))
+        assert self.queue.cancel(key) == any(job.key == key for job in self.model)
+        self.model = [job for job in self.model if job.key != key]
+
+    @rule()
+    def take(self) -> None:
+        batch = self.queue.take(now=3.0)
+        expected = self.model[:8] if len(self.batches) < self.LANES else []
+        assert keys(batch) == [job.key for job in expected]
+        self.model = self.model[len(expected) :]
+        self.batches += [batch] if batch else []
+
+    @precondition(lambda self: self.batches)
+    @rule(seconds=st.sampled_from([None, 0.5, 2.0]))
+    def finish(self, seconds: float | None) -> None:
+        self.queue.finished(self.batches.pop(), seconds)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert self.queue.depth == len(self.model)
+        assert self.queue.in_run == sum(len(batch.jobs) for batch in self.batches)
+
+
+TestQueueAgainstAList = QueueMachine.TestCase
+TestQueueAgainstAList.settings = settings(deadline=None, derandomize=True, max_examples=60, stateful_step_count=40)
