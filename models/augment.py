@@ -23,7 +23,7 @@ class Augment:
     """Random crop, flip, colour, erasing, and mixing by mixup or cutmix.
 
     Args:
-        strength: 0 leaves pictures almost as they are, 1 suits some hundreds of epochs.
+        strength: 0 leaves pictures as they are but for flips, 1 suits some hundreds of epochs.
         seed: of every draw to come.
         device: where the pictures are.
     """
@@ -84,7 +84,7 @@ class Augment:
         if draw < 0.5 * self.strength:
             return self._boxes(self._uniform(batch), grid).float()
         if draw < 0.8 * self.strength:
-            # the smaller part of two gamma-free draws: near 0 for most, as Beta(0.8, 0.8) folded at one half
+            # the smaller part of two, rather small than even: much as Beta(0.8, 0.8) folded at one half
             return (0.5 * self._uniform(batch).pow(1.25)).view(-1, 1, 1).expand(batch, grid, grid)
         return torch.zeros(batch, grid, grid, device=self.device)
 

@@ -1,20 +1,24 @@
 """Labelled pictures to train and evaluate on: shards of encoded pictures, or a folder of images by class."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from models.labels import Label
 from models.preprocess import crop
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+Example = tuple[bytes | Path, int]
+"""An encoded picture, or the file it is in, and its class."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def load_dataset(sources: list[Path], size: int) -> Dataset:
     return Dataset(pictures, torch.tensor([label for _, label in examples]))
 
 
-def iterate_examples(sources: list[Path]) -> Iterator[tuple[bytes | Path, int]]:
+def iterate_examples(sources: list[Path]) -> Iterator[Example]:
     """Encoded pictures with their classes. A source is a shard or a folder with one folder a class.
 
     A shard is an ``.npz`` with ``bytes`` uint8, ``offsets`` int64 [n + 1] and ``labels`` [n]; picture i is
@@ -72,9 +76,31 @@ def iterate_examples(sources: list[Path]) -> Iterator[tuple[bytes | Path, int]]:
         yield from _shard(source) if source.suffix == ".npz" else _folder(source)
 
 
+def examples_for(labels: Sequence[Label], sources: list[Path]) -> Iterator[Example]:
+    """The same for a model with these classes: a folder's are found among them by name or WordNet id.
+
+    Raises:
+        ValueError: a folder's class is none of the model's.
+    """
+    index = {name: place for place, label in enumerate(labels) for name in (label.name, label.wnid) if name}
+    for source in sources:
+        if not source.is_dir():
+            yield from iterate_examples([source])
+            continue
+        names = folder_classes(source)
+        if strangers := [name for name in names if name not in index]:
+            raise ValueError(f"{source} has classes that the model has not: {', '.join(strangers)}")
+        yield from ((image, index[names[label]]) for image, label in iterate_examples([source]))
+
+
 def read_image(encoded: bytes | Path) -> Image.Image:
+    """An RGB picture as people mean it: upright, and on white where it is transparent."""
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-        return image.convert("RGB")
+        upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright.convert("RGBA"))
+    return upright.convert("RGB")
 
 
 def _shard(path: Path) -> Iterator[tuple[bytes, int]]:
@@ -93,7 +119,19 @@ def _folder(path: Path) -> Iterator[tuple[Path, int]]:
 
 def folder_classes(path: Path) -> list[str]:
     """The classes of a folder with one folder a class, in index order."""
-    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_names(sources: list[Path]) -> list[str] | None:
+    """The classes of the folders among the sources, in index order; None where there are only shards.
+
+    Raises:
+        ValueError: the folders have different classes.
+    """
+    namings = [folder_classes(source) for source in sources if source.is_dir()]
+    if any(naming != namings[0] for naming in namings):
+        raise ValueError(f"the folders have different classes: {', '.join(map(str, sources))}")
+    return namings[0] if namings else None
 
 
 def _resized(pictures: Tensor, size: int) -> Tensor:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 class OutlookAttention(nn.Module):
     """Outlook attention on a map of features: x [B, H, W, C] -> [B, H, W, C], any H and W.
 
-    The map of windows has ``h = ceil(H / stride)`` by ``w = ceil(W / stride)`` locations.
+    The map of windows has ``h = ceil(H / stride)`` by ``w = ceil(W / stride)`` locations. A kernel of
+    ``2 * padding + 1`` gives every location its window on a map of any size; others do on some.
 
     Raises:
-        ValueError: ``dim`` is not a multiple of ``num_heads``, or kernel, stride and padding do not give every
-            location one window.
+        ValueError: ``dim`` is not a multiple of ``num_heads``, or kernel, stride or padding are too small; when
+            called: they do not give every location of this map one window.
     """
 
     def __init__(
@@ -34,6 +35,8 @@ class OutlookAttention(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+        if kernel_size < 1 or stride < 1 or padding < 0:
+            raise ValueError(f"kernel {kernel_size}, stride {stride}, padding {padding} give no window at all")
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.padding = padding
@@ -64,16 +67,17 @@ def unfolded_outlook(value: Tensor, weights: Tensor, kernel_size: int, stride: i
     value [B, H, W, C], weights [B, h, w, heads, k*k, k*k] -> [B, H, W, C].
 
     Raises:
-        ValueError: there are not as many windows as weights.
+        ValueError: there is not one window for each of the h by w weights.
     """
     batch, height, width, channels = value.shape
     _, h, w, heads, k2, _ = weights.shape
-    columns = F.unfold(value.permute(0, 3, 1, 2), kernel_size, padding=padding, stride=stride)  # B, C*k*k, h*w
-    if columns.shape[-1] != h * w:
+    down, across = ((side + 2 * padding - kernel_size) // stride + 1 for side in (height, width))
+    if (down, across) != (h, w):
         raise ValueError(
-            f"kernel {kernel_size}, stride {stride}, padding {padding} give {columns.shape[-1]} windows on "
+            f"kernel {kernel_size}, stride {stride}, padding {padding} give {down}x{across} windows on "
             f"{height}x{width}, outlook attention needs {h}x{w}"
         )
+    columns = F.unfold(value.permute(0, 3, 1, 2), kernel_size, padding=padding, stride=stride)  # B, C*k*k, h*w
     windows = columns.view(batch, heads, channels // heads, k2, h * w).permute(0, 4, 1, 3, 2)  # B, h*w, heads, k*k, d
     mixed = weights.flatten(1, 2) @ windows  # B, h*w, heads, k*k, d
     columns = mixed.permute(0, 2, 4, 3, 1).reshape(batch, channels * k2, h * w)

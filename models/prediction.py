@@ -20,10 +20,11 @@ class Prediction:
 
 
 def top(scores: NDArray[np.float32], labels: Sequence[Label], k: int, threshold: float = 0.0) -> list[Prediction]:
-    """The ``k`` likeliest classes with at least ``threshold`` probability, likeliest first; scores [classes]."""
-    k = min(k, len(scores))
-    likeliest = np.argpartition(scores, -k)[-k:]
-    likeliest = likeliest[np.argsort(-scores[likeliest], kind="stable")]
+    """The ``k`` likeliest classes with at least ``threshold`` probability, likeliest first; scores [classes].
+
+    Of equally likely classes the first comes first, and the last is left out.
+    """
+    likeliest = np.argsort(-scores, kind="stable")[:k]
     return [
         Prediction(labels[index].name, int(index), labels[index].wnid, float(scores[index]))
         for index in likeliest

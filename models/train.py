@@ -1,6 +1,6 @@
 """The recipe that made the embedded weights, and makes others like them.
 
-    python -m models.train SHARDS_OR_FOLDERS... --out runs/tiny
+    python -m models.train SHARDS_OR_FOLDERS... --out runs/mine
 
 AdamW with warm-up and a cosine, growing pictures, mixing and label smoothing, an average of the weights (EMA); the
 auxiliary head learns every patch's own label, as in token labelling (arXiv 2104.10858). A held-out slice of the
@@ -9,8 +9,10 @@ training pictures measures progress and calibrates the scores. Stopped and start
 
 import argparse
 import dataclasses
+import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from tqdm import tqdm
 
 from models.augment import Augment, Mixed
 from models.classifier import normalise
-from models.dataset import Dataset, load_dataset
+from models.dataset import Dataset, class_names, load_dataset
+from models.labels import Label, LabelsError, load_labels, parse_labels
 from models.volo import VARIANTS, Heads, Volo
+from models.weights import resize_position
 
 HELD_OUT = 2500
+"""Pictures that are not trained on; of few pictures a tenth."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +111,8 @@ class Trainer:
         recipe, seed = self.recipe, self.recipe.seed * 100_003 + self.epoch
         augment = Augment(recipe.augment, seed, self.device)
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-        batches = order.to(self.device).split(recipe.batch_size)[: len(order) // recipe.batch_size]
+        batches = order.to(self.device).split(recipe.batch_size)
+        batches = batches[: max(1, len(order) // recipe.batch_size)]  # full ones, if there are any
         total = torch.zeros((), device=self.device)
         title = f"epoch {self.epoch + 1}/{recipe.epochs} at {self.model.config.image_size}"
         for step, indices in enumerate(tqdm(batches, title, unit="batch", mininterval=5)):
@@ -175,16 +181,14 @@ def _shared_cross_entropy(logits: Tensor, own: Tensor, other: Tensor, share: Ten
 
 
 def resized(state: dict[str, Tensor], name: str, grid: int) -> dict[str, Tensor]:
-    """The same state with the position embedding ``name`` [1, g, g, C] resized, bicubic, to another grid."""
-    embedding = state[name].permute(0, 3, 1, 2).float()
-    embedding = F.interpolate(embedding, size=(grid, grid), mode="bicubic", align_corners=False)
-    return {**state, name: embedding.permute(0, 2, 3, 1)}
+    """The same state with the position embedding ``name`` resized to another grid."""
+    return {**state, name: resize_position(state[name], grid)}
 
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the device computes in it natively."""
-    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    on_cpu = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or on_cpu)
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
@@ -201,25 +205,48 @@ def calibrated(state: dict[str, Tensor], by: float) -> dict[str, Tensor]:
     return {name: value.half() if value.is_floating_point() else value for name, value in scaled.items()}
 
 
-def export(trainer: Trainer, held_out: Dataset, path: Path) -> None:
-    """Write the averaged model, calibrated on held-out pictures, as float16 safetensors."""
-    by = temperature(trainer.logits(held_out), held_out.labels)
+def export(trainer: Trainer, by: float, labels: Sequence[Label] | None, path: Path) -> None:
+    """Write the averaged model, calibrated by a temperature, as float16 safetensors with its class names."""
     state = {
         name.removeprefix("module."): value.cpu().contiguous()
         for name, value in trainer.ema.state_dict().items()
         if name != "n_averaged"
     }
     notes = {"variant": trainer.recipe.variant, "epochs": str(trainer.epoch), "temperature": f"{by:.2f}"}
+    if labels is not None:
+        notes["labels"] = json.dumps([dataclasses.asdict(label) for label in labels])
     save_file(calibrated(state, by), path, metadata=notes)
+    path.chmod(0o644)  # safetensors writes files that nobody else may read
 
 
-def train(recipe: Recipe, sources: list[Path], out: Path, device: torch.device) -> None:
+def class_labels(sources: list[Path], file: Path | None) -> tuple[Label, ...] | None:
+    """What the classes are called: by the file, or else by the folders; None where neither says it."""
+    if file is not None:
+        return load_labels(file)
+    names = class_names(sources)
+    return None if names is None else parse_labels(names)
+
+
+def count_classes(full: Dataset, labels: Sequence[Label] | None) -> int:
+    """As many as have names, or else as many as have pictures.
+
+    Raises:
+        LabelsError: there are fewer names than classes.
+    """
+    seen = int(full.labels.max()) + 1
+    if labels is not None and len(labels) < seen:
+        raise LabelsError(f"the pictures are of {seen} classes, and only {len(labels)} have names")
+    return seen if labels is None else len(labels)
+
+
+def train(recipe: Recipe, sources: list[Path], out: Path, device: torch.device, label_file: Path | None = None) -> None:
     """Train by the recipe, with a checkpoint and weights in ``out`` after every epoch."""
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
+    labels = class_labels(sources, label_file)
     full = load_dataset(sources, max(size for size, _ in recipe.stages)).to(device)
-    pictures, held_out = full.split(HELD_OUT, recipe.seed)
-    trainer = Trainer(recipe, int(full.labels.max()) + 1, device)
+    pictures, held_out = full.split(min(HELD_OUT, math.ceil(len(full) / 10)), recipe.seed)
+    trainer = Trainer(recipe, count_classes(full, labels), device)
     if checkpoint.exists():
         trainer.resume(checkpoint)
     while trainer.epoch < recipe.epochs:
@@ -228,15 +255,17 @@ def train(recipe: Recipe, sources: list[Path], out: Path, device: torch.device) 
         started = time.monotonic()
         loss = trainer.train_epoch(pictures.at_size(size))
         held = held_out.at_size(size)
-        correct = (trainer.logits(held).argmax(1) == held.labels).float().mean()
+        logits = trainer.logits(held)
+        correct = (logits.argmax(1) == held.labels).float().mean()
         print(
             f"epoch {trainer.epoch} size {size} loss {loss:.3f} held-out top-1 {correct:.2%} "
             f"in {time.monotonic() - started:.0f} s",
             flush=True,
         )
+        # first: a run stopped between the two repeats the epoch, rather than end without its last weights
+        export(trainer, temperature(logits, held.labels), labels, out / "weights.safetensors")
         torch.save(trainer.checkpoint(), checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").replace(checkpoint)
-        export(trainer, held, out / "weights.safetensors")
 
 
 def _stages(text: str) -> tuple[tuple[int, int], ...]:
@@ -247,6 +276,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m models.train", description="Train a VOLO on labelled pictures.")
     parser.add_argument("sources", nargs="+", type=Path, help="shards (.npz) or folders with one folder a class")
     parser.add_argument("--out", type=Path, required=True, help="where checkpoint and weights go")
+    parser.add_argument("--labels", type=Path, help="the classes' names, to be saved with the weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for field in dataclasses.fields(Recipe):
         kind = _stages if field.name == "stages" else type(field.default)
@@ -256,8 +286,8 @@ def _arguments() -> argparse.Namespace:
 
 def _main() -> None:
     given = vars(_arguments())
-    sources, out, device = given.pop("sources"), given.pop("out"), given.pop("device")
-    train(Recipe(**given), sources, out, torch.device(device))
+    sources, out, labels, device = (given.pop(name) for name in ("sources", "out", "labels", "device"))
+    train(Recipe(**given), sources, out, torch.device(device), labels)
 
 
 if __name__ == "__main__":

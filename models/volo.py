@@ -29,10 +29,14 @@ class VoloConfig:
     num_classes: int = 1000
 
     def __post_init__(self) -> None:
-        if self.image_size % self.token_size:
+        if self.image_size < self.token_size or self.image_size % self.token_size:
             raise ValueError(f"image size {self.image_size} is not a multiple of {self.token_size} pixels")
+        if self.num_classes < 1:
+            raise ValueError(f"a model of {self.num_classes} classes has nothing to say")
         if len(set(self.dims[1:])) != 1:
             raise ValueError(f"stages 2 to 4 share one width, got dims {self.dims}")
+        if any(dim % heads for dim, heads in zip(self.dims, self.heads, strict=True)):
+            raise ValueError(f"dims {self.dims} are not multiples of heads {self.heads}")
 
     @property
     def token_size(self) -> int:
