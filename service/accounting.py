@@ -1,8 +1,9 @@
 """Every request ends in one counted outcome, with an id, its stages' times and a line in the log."""
 
+import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import metrics
 from service.logs import logger
 
-_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}")
+_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class Record:
@@ -23,6 +24,7 @@ class Record:
         self.request_id = request_id
         self.arrival_s = time.monotonic()
         self.outcome = "ok"
+        self.answering = False
         self.stages: dict[str, float] = {}
 
     @property
@@ -44,10 +46,14 @@ class Record:
 
 
 class Accounting:
-    """ASGI middleware around everything else; hands each request's record on as ``request.state.record``."""
+    """ASGI middleware around everything else; hands each request's record on as ``request.state.record``.
 
-    def __init__(self, app: ASGIApp) -> None:
+    What nobody foresaw is logged here and answered with ``apology``, so that it has an id and is counted as well.
+    """
+
+    def __init__(self, app: ASGIApp, apology: Callable[[Record], ASGIApp]) -> None:
         self._app = app
+        self._apology = apology
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,24 +61,38 @@ class Accounting:
             return
         record = Record(_request_id(Headers(scope=scope).get("x-request-id", "")))
         scope.setdefault("state", {})["record"] = record
-
-        async def send_signed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = record.request_id
-                headers["Server-Timing"] = ", ".join(
-                    f"{name};dur={milliseconds:.3f}" for name, milliseconds in record.timings_ms().items()
-                )
-            await send(message)
-
         with structlog.contextvars.bound_contextvars(request_id=record.request_id):
             try:
-                await self._app(scope, receive, send_signed)
-            except Exception:
-                record.outcome = "internal_error"
+                await self._answer(record, scope, receive, _signed(record, send))
+            except asyncio.CancelledError:
+                record.outcome = "aborted"  # the process ends, and its patience with this request did before
                 raise
             finally:
                 _account(record, scope)
+
+    async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            record.outcome = "internal_error"
+            if record.answering:
+                raise  # all that is left is to cut the connection; the server does, and logs it
+            logger.exception("internal error")
+            await self._apology(record)(scope, receive, send)
+
+
+def _signed(record: Record, send: Send) -> Send:
+    """``send``, but answers have the record's headers."""
+
+    async def send_signed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            record.answering = True
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = record.request_id
+            headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.3f}" for name, ms in record.timings_ms().items())
+        await send(message)
+
+    return send_signed
 
 
 def _account(record: Record, scope: Scope) -> None:
@@ -82,13 +102,9 @@ def _account(record: Record, scope: Scope) -> None:
     metrics.request_seconds.labels(endpoint).observe(record.elapsed_s)
     for name, seconds in record.stages.items():
         metrics.stage_seconds.labels(name).observe(seconds)
-    quiet = endpoint.startswith(("/health", "/metrics")) and record.outcome == "ok"
-    (logger.debug if quiet else logger.info)(
-        "request",
-        endpoint=endpoint,
-        outcome=record.outcome,
-        **{f"{k}_ms": v for k, v in record.timings_ms().items()},
-    )
+    quiet = endpoint.startswith(("/health", "/metrics")) and record.outcome in ("ok", "not_ready")  # they come often
+    timings = {f"{name}_ms": milliseconds for name, milliseconds in record.timings_ms().items()}
+    (logger.debug if quiet else logger.info)("request", endpoint=endpoint, outcome=record.outcome, **timings)
 
 
 def _request_id(given: str) -> str:

@@ -1,15 +1,15 @@
 """The routes and what goes over the wire."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from models.prediction import top
@@ -23,8 +23,6 @@ from service.settings import Settings
 from service.uploads import read_picture
 from service.wire import ModelCard
 
-T = TypeVar("T")
-
 
 def _six_digits(score: float) -> float:
     return round(score, 6)
@@ -34,7 +32,7 @@ class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     top_k: int = Field(5, ge=1, le=1000, description="How many labels at most.")
-    threshold: float = Field(0.0, ge=0.0, le=1.0, description="Least score of a label.")
+    threshold: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Least score of a label.")
 
 
 class PredictedLabel(BaseModel):
@@ -96,15 +94,13 @@ def create_router(engine: Link, settings: Settings) -> APIRouter:
             async with asyncio.timeout(settings.timeout_s):
                 with record.stage("receive"):
                     picture = await read_picture(request, settings.max_bytes)
-                card, scores = await unless_gone(request, _score(engine, picture, record, settings))
+                async with while_there(request):
+                    card, scores = await _score(engine, picture, record, settings)
         except TimeoutError:
             raise DeadlineExceeded(f"The answer was not ready within {settings.timeout_s:g} s.") from None
         found = top(scores, card.labels, query.top_k, query.threshold)
-        return PredictReply(
-            model=card.model,
-            predictions=[PredictedLabel.model_validate(prediction) for prediction in found],
-            timings_ms=record.timings_ms(),
-        )
+        labels = [PredictedLabel.model_validate(prediction) for prediction in found]
+        return PredictReply(model=card.model, predictions=labels, timings_ms=record.timings_ms())
 
     @router.get("/health/live")
     async def live() -> Health:
@@ -115,26 +111,25 @@ def create_router(engine: Link, settings: Settings) -> APIRouter:
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def ready(request: Request) -> Response:
         """A picture sent now would be answered: the model is loaded, warm, and lately gave a right answer."""
-        reasons = engine.ailments()
-        if getattr(request.app.state, "draining", False):
-            reasons = ["the service is shutting down", *reasons]
-        card = engine.card
-        if reasons:
+        health = _health(engine, request.app.state.draining)
+        if health.reasons:
             request.state.record.outcome = "not_ready"
-        health = Health(
-            status="not ready" if reasons else "ready",
-            reasons=reasons,
-            model=card.model if card else None,
-            device=card.device if card else None,
-        )
-        return JSONResponse(health.model_dump(), 503 if reasons else 200)
+        return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
 
     @router.get("/metrics", response_class=Response)
     def exposition() -> Response:
         """Prometheus' text format, all processes in one."""
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
     return router
+
+
+def _health(engine: Link, draining: bool) -> Health:
+    reasons = ["the service is shutting down"] * draining + engine.ailments()
+    health = Health(status="not ready" if reasons else "ready", reasons=reasons)
+    if engine.card:
+        health.model, health.device = engine.card.model, engine.card.device
+    return health
 
 
 async def _score(
@@ -154,19 +149,24 @@ def load_crop(picture: bytes, max_pixels: int, pixels: NDArray[np.uint8], card: 
     crop(decode(picture, max_pixels), card.image_size, card.crop_pct, out=pixels)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work while the caller of a fully read request is there; drop it when they leave.
+@asynccontextmanager
+async def while_there(request: Request) -> AsyncIterator[None]:
+    """Go on with what is within for as long as the caller of a fully read request is there.
 
     Raises:
         ClientGone: they left before it was done.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(request.receive())  # after the body, all that can come is the disconnection
+
+    async def watch() -> None:
+        await request.receive()  # after the body, all that can come is the disconnection
+        presence.reschedule(0)
+
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone("The caller left before the answer.")
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
+        async with asyncio.timeout(None) as presence:
+            watching = asyncio.create_task(watch())
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        raise ClientGone("The caller left before the answer.") from None

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service import errors, logs
+from service import errors, logs, metrics
 from service.accounting import Accounting, Record
 from service.api import create_router
 from service.engine_host import engine_host
@@ -54,15 +54,17 @@ def create_app(settings: Settings | None = None, engine: Path | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _linked(link, engine) if engine else _own_engine(link, settings):
+        async with _needed(link.run(engine)) if engine else _own_engine(link, settings):
             yield
 
-    app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan)
+    app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
+    app.state.link = link
+    app.state.draining = False
     app.include_router(create_router(link, settings))
     app.add_exception_handler(errors.ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_middleware(Accounting)
+    app.add_middleware(Accounting, apology=_apology)
     return app
 
 
@@ -73,18 +75,16 @@ def _link(settings: Settings) -> Link:
 
 
 @asynccontextmanager
-async def _linked(link: Link, engine: Path) -> AsyncIterator[None]:
-    async with _needed(link.run(engine)):
-        yield
-
-
-@asynccontextmanager
 async def _own_engine(link: Link, settings: Settings) -> AsyncIterator[None]:
     logs.configure(settings.log_level, settings.log_format, "app")
     with engine_host(settings) as host:
-        async with _needed(host.run()), _needed(link.run(host.path)):
-            yield
-            await host.stop()
+        async with _needed(host.run()):
+            try:
+                async with _needed(link.run(host.path)):
+                    yield
+            finally:
+                await host.stop()
+    metrics.remove()  # now, because a server that SIGTERM ends may not come to its exit handlers
 
 
 @asynccontextmanager
@@ -105,9 +105,10 @@ async def _needed(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def _problem(request: Request, status: int, code: str, title: str, detail: str, headers: Mapping[str, str]) -> Response:
+def _problem(
+    record: Record, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
     """An answer in the form of RFC 9457, counted under its code."""
-    record: Record = request.state.record
     record.outcome = code
     body = {
         "type": f"urn:volo:problem:{code}",
@@ -120,22 +121,28 @@ def _problem(request: Request, status: int, code: str, title: str, detail: str, 
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-def _on_service_error(request: Request, error: Exception) -> Response:
+async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.ServiceError)
     headers = {}
     if isinstance(error, errors.RetryableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return _problem(request, STATUS[type(error)], error.code, error.title, error.detail, headers)
+    return _problem(request.state.record, STATUS[type(error)], error.code, error.title, error.detail, headers)
 
 
-def _on_invalid_request(request: Request, error: Exception) -> Response:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     wrong = [f"{fault['loc'][-1]}: {fault['msg']} (got {fault['input']!r:.50})" for fault in error.errors()]
-    return _on_service_error(request, errors.InvalidParameter("; ".join(wrong)))
+    return await _on_service_error(request, errors.InvalidParameter("; ".join(wrong)))
 
 
-def _on_http_error(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
-    return _problem(request, error.status_code, code, phrase, str(error.detail), error.headers or {})
+    return _problem(request.state.record, error.status_code, code, phrase, error.detail, error.headers)
+
+
+def _apology(record: Record) -> Response:
+    """The answer to what nobody foresaw: what it was stands in the log, under the request's id."""
+    return _problem(record, 500, "internal_error", "A fault of the service", "It has been logged under the request_id.")

@@ -68,14 +68,15 @@ class Device:
     lanes = 1
 
     def __init__(self, classifier: Classifier, max_batch: int, patience_s: float) -> None:
+        """Raise as ``run`` does."""
         self._classifier = classifier
         self._max_batch = max_batch
         self._patience_s = patience_s
         self._sample = classifier.crop(_sample_picture())
-        self._expected = classifier.scores(torch.from_numpy(self._sample)[None])[0].cpu().numpy()
         self._staging = torch.empty(
             (max_batch, *self._sample.shape), dtype=torch.uint8, pin_memory=classifier.device.type == "cuda"
         )
+        self._expected = self.run([self._sample], 1)[0]
 
     def warm_up(self, rounds: int = 1) -> dict[int, float]:
         """Run every batch size with the known picture first and last in it: median seconds for each size.
@@ -88,13 +89,14 @@ class Device:
         for size in ladder(self._max_batch):
             try:
                 self._check(size)  # the first run of a size allocates and compiles
-                costs[size] = statistics.median(self._timed(size) for _ in range(rounds))
+                seconds = statistics.median(self._timed(size) for _ in range(rounds))
             except OutOfMemory:
                 if not costs:
                     raise
                 break
-            if costs[size] > self._patience_s:
-                break
+            if seconds > self._patience_s:
+                return costs or {size: seconds}
+            costs[size] = seconds
         return costs
 
     def probe(self) -> None:

@@ -1,15 +1,13 @@
-"""The engine process: takes pictures from the HTTP workers, batches them, runs them on its device, and answers."""
+"""The engine: takes pictures from the HTTP workers, batches them, runs them on its device, and answers."""
 
 import asyncio
 import contextlib
 import functools
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,45 +21,32 @@ from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load
 from service.logs import logger
 from service.process import REFUSED
 from service.settings import Settings
-from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab
+from service.wire import Kind, ModelCard, Order, Outcome, Pulse
+from service.workers import Place, Worker, welcome
 
 T = TypeVar("T")
 Scores = NDArray[np.float32]
-LENGTH = struct.Struct("<I")
+
 PULSE_S = 1.0
 PROBE_S = 15.0
 """How long the device may do nothing before a known picture shows that it still can."""
 PROBE_SHARE = 0.01
 """At most so much of the device's time goes into probes."""
+STUCK_S = 5.0
+"""A run that takes so long, and ten times what it should, does not come back."""
 HANDSHAKE_S = 5.0
 
 
 class Runner(Protocol):
-    """What the engine needs of a device."""
+    """What the engine needs of a device; see ``device.Device``."""
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> NDArray[np.float32]: ...
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> Scores: ...
 
     def probe(self) -> None: ...
 
 
-class Worker:
-    """An HTTP worker, as the engine sees it."""
-
-    def __init__(self, slab: Slab, channel: Channel) -> None:
-        self.slab = slab
-        self.channel = channel
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a job's picture lies: its identity."""
-
-    worker: Worker
-    slot: int
-
-
 class Engine:
-    """Serves workers from one device until something it cannot mend happens; then ``serve`` raises."""
+    """Serves workers from one device until that fails in a way that a new process may mend; then ``serve`` raises."""
 
     def __init__(self, device: Runner, card: ModelCard, queue: Queue) -> None:
         self._device = device
@@ -74,7 +59,11 @@ class Engine:
         self._pump_due = False
 
     async def serve(self, listener: socket.socket) -> None:
-        """Accept workers and serve them, for ever."""
+        """Accept workers and serve them, for ever.
+
+        Raises:
+            ExceptionGroup: of a DeviceFault.
+        """
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         async with asyncio.TaskGroup() as self._tasks:
@@ -86,48 +75,29 @@ class Engine:
     async def _serve_worker(self, sock: socket.socket) -> None:
         try:
             async with asyncio.timeout(HANDSHAKE_S):
-                worker = await self._welcome(sock)
+                worker = await welcome(sock, self._card, self._take)
         except (OSError, ValueError, TimeoutError) as error:
             logger.warning("turned a worker away", reason=repr(error))
-            sock.close()
             return
         self._workers.add(worker)
-        worker.channel.send(self._pulse().encode())
-        await worker.channel.closed
-        self._workers.discard(worker)
-        for slot in range(worker.slab.slots):
-            self._queue.cancel(Place(worker, slot))
+        try:
+            worker.channel.send(self._pulse().encode())
+            await worker.channel.closed
+        finally:
+            worker.channel.close()
+            self._workers.discard(worker)
+            for place in worker.places:
+                self._queue.cancel(place)
         logger.info("a worker has left", workers=len(self._workers))
 
-    async def _welcome(self, sock: socket.socket) -> Worker:
-        """Show the card, take the slab, and listen to the worker's orders."""
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        body = self._card.encode()
-        await loop.sock_sendall(sock, LENGTH.pack(len(body)) + body)
-        await _readable(sock)
-        header, descriptors, _, _ = socket.recv_fds(sock, LENGTH.size, maxfds=1)
-        if len(header) != LENGTH.size or not descriptors:
-            raise ConnectionError("no slab came")
-        (slots,) = LENGTH.unpack(header)
-        slab = Slab(descriptors[0], slots, self._card)
-
-        def receive(message: bytes) -> None:
-            self._ordered(worker, Order.decode(message))
-
-        _, channel = await loop.create_unix_connection(lambda: Channel(Order.FORMAT.size, receive), sock=sock)
-        worker = Worker(slab, channel)
-        return worker
-
-    def _ordered(self, worker: Worker, order: Order) -> None:
-        place = Place(worker, order.slot)
+    def _take(self, place: Place, order: Order) -> None:
         if order.kind is Kind.CANCEL:
             if self._queue.cancel(place):
-                self._answer(place, Outcome.CANCELLED)
+                place.answer(Outcome.CANCELLED)
             return
         refusal = self._queue.submit(Job(place, order.arrival_s, order.deadline_s), time.monotonic())
         if refusal:
-            self._answer(place, Outcome.REFUSED, retry_after_s=refusal.retry_after_s)
+            place.answer(Outcome.REFUSED, retry_after_s=refusal.retry_after_s)
         elif not self._pump_due:
             # at the end of this turn of the loop: what came with the same read goes into the same run
             self._pump_due = True
@@ -138,7 +108,7 @@ class Engine:
         self._pump_due = False
         now = time.monotonic()
         for job in self._queue.expire(now):
-            self._answer(job.key, Outcome.EXPIRED)
+            job.key.answer(Outcome.EXPIRED)
         while batch := self._queue.take(now):
             self._started[batch] = now
             self._tasks.create_task(self._run(batch))
@@ -150,12 +120,13 @@ class Engine:
         scores, whole = await self._score(batch.jobs)
         device_s = time.monotonic() - started_s
         for job, row in zip(batch.jobs, scores, strict=True):
-            place, outcome = job.key, Outcome.FAILED
-            if row is not None:
-                place.worker.slab.scores[place.slot] = row
-                outcome = Outcome.OK
-            queue_s = started_s - job.arrival_s
-            self._answer(place, outcome, batch_size=len(batch.jobs), queue_s=queue_s, device_s=device_s)
+            job.key.answer(
+                Outcome.FAILED if row is None else Outcome.OK,
+                row,
+                batch_size=len(batch.jobs),
+                queue_s=started_s - job.arrival_s,
+                device_s=device_s,
+            )
         del self._started[batch]
         self._queue.finished(batch, device_s if whole else None)
         self._pump()
@@ -164,24 +135,35 @@ class Engine:
         """The scores of each job's picture, and whether one run gave them all.
 
         A run that raises is done again by halves, until the culprit stands alone; its scores are None.
+
+        Raises:
+            DeviceFault: the device is of no use any more.
         """
         size = self._queue.costs.padded_size(len(jobs))
         try:
-            return await self._on_device(jobs, size), True
+            if len(jobs) <= size:  # the largest run may have become smaller since these were put together
+                return await self._on_device(jobs, size), True
         except DeviceFault:
             raise
-        except OutOfMemory:
-            self._queue.costs.too_large(size)
-            logger.warning("out of device memory", batch_size=size, largest_now=self._queue.costs.largest)
-        except Exception:
-            logger.warning("a run raised", pictures=len(jobs), exc_info=True)
-        if len(jobs) == 1:
-            return [None], False
+        except OutOfMemory as error:
+            self._shrink(size, error)
+        except Exception as error:
+            alone = len(jobs) == 1
+            logger.warning("a run raised", pictures=len(jobs), reason=repr(error), exc_info=alone)
+            if alone:
+                return [None], False
         first, second = halves(jobs)
         return (await self._score(first))[0] + (await self._score(second))[0], False
 
+    def _shrink(self, size: int, error: OutOfMemory) -> None:
+        costs = self._queue.costs
+        if size == costs.ladder[0]:
+            raise DeviceFault(f"There is no memory for a run of {size}, and none is smaller.") from error
+        costs.too_large(size)
+        logger.warning("out of device memory", batch_size=size, largest_now=costs.largest)
+
     async def _on_device(self, jobs: tuple[Job, ...], size: int) -> list[Scores | None]:
-        pictures = [job.key.worker.slab.pixels[job.key.slot] for job in jobs]
+        pictures = [job.key.pixels for job in jobs]
         rows = await self._in_thread(functools.partial(self._device.run, pictures, size))
         if len(rows) != len(jobs):
             raise ValueError(f"{len(jobs)} pictures gave {len(rows)} rows of scores")
@@ -196,9 +178,6 @@ class Engine:
         self._last_success_s = time.monotonic()
         return result
 
-    def _answer(self, place: Place, outcome: Outcome, **figures: Any) -> None:
-        place.worker.channel.send(Answer(outcome, place.slot, **figures).encode())
-
     async def _keep_pulse(self) -> None:
         """Tell the workers every second how the engine is; when the device has long done nothing, see that it can."""
         probe: asyncio.Task[None] | None = None
@@ -207,7 +186,8 @@ class Engine:
             pulse = self._pulse().encode()
             for worker in self._workers:
                 worker.channel.send(pulse)
-            if not self._started and self._since_success_s() > self._probe_every_s() and (not probe or probe.done()):
+            idle = not self._started and (probe is None or probe.done())
+            if idle and self._since_success_s() > self._probe_every_s():
                 probe = self._tasks.create_task(self._probe())
 
     async def _probe(self) -> None:
@@ -218,14 +198,14 @@ class Engine:
 
     def _pulse(self) -> Pulse:
         now = time.monotonic()
-        running_s = max((now - started for started in self._started.values()), default=0.0)
-        since_success_s = self._since_success_s()
+        running_s = max((now - started_s for started_s in self._started.values()), default=0.0)
+        stuck_s = max(STUCK_S, 10 * self._queue.costs.seconds(self._queue.costs.largest))
         return Pulse(
-            healthy=max(running_s, since_success_s) < 3 * self._probe_every_s(),
+            healthy=running_s < stuck_s and self._since_success_s() < 3 * self._probe_every_s(),
             depth=self._queue.depth,
             predicted_wait_s=self._queue.predicted_wait_s(now),
             running_s=running_s,
-            since_success_s=since_success_s,
+            since_success_s=self._since_success_s(),
         )
 
     def _since_success_s(self) -> float:
@@ -235,32 +215,26 @@ class Engine:
         return max(PROBE_S, self._queue.costs.seconds(1) / PROBE_SHARE)
 
 
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(sock, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(sock)
-
-
 def main(orders: dict[str, Any]) -> None:
     """Load the model, warm it up, and serve until told to stop; ``orders`` are the parent's.
 
     Raises:
-        SystemExit: it cannot be done as it is set up, for a reason that is logged.
+        SystemExit: it cannot be done as it is set up, or the device is of no use any more; the log says why.
     """
     settings = Settings.model_validate(orders["settings"])
     try:
         device, card, queue = prepare(settings)
-    except (DeviceMissing, OutOfMemory, OSError, ValueError) as error:
+    except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         logger.critical("cannot start", reason=str(error))
-        raise SystemExit(REFUSED) from None
+        # a new process may find the device well again, or the memory that another process still holds
+        raise SystemExit(1 if isinstance(error, (DeviceFault, OutOfMemory)) else REFUSED) from None
     setproctitle(f"volo: engine {card.device}")
-    engine = Engine(device, card, queue)
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_until_terminated(engine.serve(socket.socket(fileno=orders["listener"]))))
+    listener = socket.socket(fileno=orders["listener"])
+    try:
+        asyncio.run(_until_terminated(Engine(device, card, queue).serve(listener)))
+    except ExceptionGroup:
+        logger.critical("cannot go on", exc_info=True)
+        raise SystemExit(1) from None
 
 
 def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
@@ -286,4 +260,5 @@ async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await work
+    with contextlib.suppress(asyncio.CancelledError):
+        await work

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -16,14 +15,13 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
 from service.logs import logger
-from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, decode_report
+from service.wire import LENGTH, Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, decode_report
 
-LENGTH = struct.Struct("<I")
+RETRY_S = 0.1
 SILENCE_S = 5.0
 """An engine that has given no pulse for so long is not well."""
 RESTART_S = 2.0
 """What callers are told to wait while there is no engine."""
-
 
 Load = Callable[[NDArray[np.uint8], ModelCard], None]
 """Writes a picture into a slot's pixels [S, S, 3], as the model on the card takes it."""
@@ -34,6 +32,7 @@ class Slot:
 
     def __init__(self, number: int, slab: Slab) -> None:
         self.number = number
+        self.slab = slab
         self.pixels: NDArray[np.uint8] = slab.pixels[number]
         self.scores: NDArray[np.float32] = slab.scores[number]
         self.user: asyncio.Future[Any] | None = None
@@ -75,9 +74,9 @@ class Link:
                 logger.warning("lost the engine", under_way=len(self._sent))
             except OSError as error:
                 logger.warning("cannot reach the engine", reason=str(error))
-                await asyncio.sleep(0.1)
             finally:
                 self._disconnected()
+            await asyncio.sleep(RETRY_S)
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
@@ -91,25 +90,26 @@ class Link:
             raise EngineUnavailable("The model is not loaded yet or is being restarted.", RESTART_S)
         if not self._free:
             raise Overloaded("Too many pictures are under way.", self._predicted_wait_s())
-        slot = self._free.pop()
+        free = self._free  # for another model there will be other slots
+        slot = free.pop()
         slot.user = None
         try:
             yield slot
         finally:
             if slot.user is None or slot.user.done():
-                self._free.append(slot)
+                free.append(slot)
             else:
-                slot.user.add_done_callback(lambda _: self._free.append(slot))
+                slot.user.add_done_callback(lambda _: free.append(slot))
 
     async def load(self, slot: Slot, load: Load) -> ModelCard:
         """Have a decoder thread write the picture into the slot, as the model on the returned card takes it.
 
         What ``load`` raises is raised here.
         """
-        assert self.card is not None
-        slot.user = asyncio.get_running_loop().run_in_executor(self._decoders, load, slot.pixels, self.card)
+        card = slot.slab.card
+        slot.user = asyncio.get_running_loop().run_in_executor(self._decoders, load, slot.pixels, card)
         await asyncio.shield(slot.user)  # a thread cannot be stopped: the slot stays taken until it is done
-        return self.card
+        return card
 
     async def classify(self, slot: Slot, deadline_s: float) -> Answer:
         """Have the engine score the slot's picture, by a deadline on the system's monotonic clock.
@@ -120,7 +120,10 @@ class Link:
             Overloaded: the queue is full, or too long for the deadline.
             DeadlineExceeded: the deadline came before the picture's turn.
             InferenceFailed: the model could not make sense of this picture.
+            EngineUnavailable: the engine came back with another model.
         """
+        if slot.slab is not self._slab:
+            raise _another_model()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         slot.user = answer
         sent = self._sent[slot.number] = _Sent(Order(Kind.SUBMIT, slot.number, time.monotonic(), deadline_s), answer)
@@ -157,9 +160,8 @@ class Link:
             sock.setblocking(False)
             sock.connect(str(path))
             card = ModelCard.decode(await _receive_body(sock))
-            self._adopt(card)
-            assert self._slab is not None
-            socket.send_fds(sock, [LENGTH.pack(self._slots)], [self._slab.fd])
+            slab = self._slab_for(card)
+            socket.send_fds(sock, [LENGTH.pack(self._slots)], [slab.fd])
             _, channel = await loop.create_unix_connection(
                 lambda: Channel(Answer.FORMAT.size, self._received), sock=sock
             )
@@ -172,16 +174,20 @@ class Link:
         logger.info("connected to the engine", model=card.model, device=card.device, sent_again=len(self._sent))
         return channel
 
-    def _adopt(self, card: ModelCard) -> None:
-        """Make the slots that the model needs, unless the last engine's fit."""
-        if card == self.card:
-            return
-        self.card = card
-        self._slab = slab = Slab.create(self._slots, card)
-        self._free = [Slot(number, slab) for number in range(self._slots)]
+    def _slab_for(self, card: ModelCard) -> Slab:
+        """The slots that the model needs. Pictures that lie in another model's are of no use to it."""
+        if self._slab and self._slab.card == card:
+            return self._slab
+        self.card, self._slab = card, Slab.create(self._slots, card)
+        self._free = [Slot(number, self._slab) for number in range(self._slots)]
+        while self._sent:
+            self._sent.popitem()[1].answer.set_exception(_another_model())
+        return self._slab
 
     def _disconnected(self) -> None:
         """Slots that nobody waits for are free again; the others wait for the next engine."""
+        if self._channel is not None:
+            self._channel.close()
         self._channel = self._pulse = None
         for sent in [sent for sent in self._sent.values() if sent.cancelled]:
             self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
@@ -191,6 +197,8 @@ class Link:
             self._channel.send(order.encode())
 
     def _cancel(self, sent: _Sent) -> None:
+        if sent.answer.done():
+            return
         sent.cancelled = True
         if self._channel is None:
             self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
@@ -205,9 +213,10 @@ class Link:
             self._pulse, self._pulse_at_s = report, time.monotonic()
 
     def _settle(self, answer: Answer) -> None:
-        sent = self._sent.pop(answer.slot)
-        if not sent.answer.done():
-            sent.answer.set_result(answer)
+        sent = self._sent.pop(answer.slot, None)
+        if sent is None:
+            raise ValueError(f"an answer that nobody waits for: {answer}")
+        sent.answer.set_result(answer)
 
 
 async def _receive_body(sock: socket.socket) -> bytes:
@@ -228,6 +237,10 @@ async def _receive_exactly(sock: socket.socket, count: int) -> bytes:
             raise ConnectionError("the engine hung up")
         received += chunk
     return received
+
+
+def _another_model() -> EngineUnavailable:
+    return EngineUnavailable("The model was replaced by another meanwhile.", 0.0)
 
 
 def _judged(answer: Answer) -> Answer:

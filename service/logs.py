@@ -1,16 +1,22 @@
 """Logs: one JSON object a line for machines, readable lines on a terminal. All go to standard error."""
 
 import logging
+import os
+import re
 import sys
 
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 logger: FilteringBoundLogger = structlog.get_logger("volo")
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS_IN_TRACEBACKS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 def configure(level: str, style: str, process: str) -> None:
-    """Set this process's logs up.
+    """Set this process's logs up, those of other libraries too.
 
     Args:
         level: the least that is logged.
@@ -18,28 +24,48 @@ def configure(level: str, style: str, process: str) -> None:
         process: who speaks, such as ``worker 0``.
     """
     text = style == "text" or (style == "auto" and sys.stderr.isatty())
-    shared: list[Processor] = [
+    processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         lambda _, __, event: {**event, "process": process},
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
+        structlog.processors.format_exc_info,
+        *(_text() if text else [structlog.processors.JSONRenderer()]),
     ]
-    last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)]
-        if text
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    )
     structlog.configure(
-        processors=[*shared, *last],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write: processes share the terminal
     )
-    _adopt_standard_logging(level, [*shared, structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last])
+    _adopt_standard_logging(level, processors)
+
+
+def _text() -> list[Processor]:
+    colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return [
+        _escape_controls,
+        ConsoleRenderer(colors=colors, pad_event_to=24, sort_keys=False, exception_formatter=plain_traceback),
+    ]
+
+
+def _escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """What a stranger can bring into a log must not move the cursor, nor look like a line of its own."""
+
+    def harmless(key: str, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        controls = _CONTROLS_IN_TRACEBACKS if key == "exception" else _CONTROLS
+        return controls.sub(lambda found: repr(found[0])[1:-1], value)
+
+    return {key: harmless(key, value) for key, value in event.items()}
 
 
 def _adopt_standard_logging(level: str, processors: list[Processor]) -> None:
     """Have uvicorn's and other libraries' warnings come out in the same form."""
+    form = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors]
+    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=processors))
+    handler.setFormatter(form)
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelName(level.upper())), force=True)
+    logging.captureWarnings(True)

@@ -8,12 +8,14 @@ import tempfile
 # prometheus_client looks for its directory when it is imported: the first of our processes makes one, and those that
 # it starts inherit it.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="volo-metrics-")
-    atexit.register(shutil.rmtree, os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _ours = tempfile.mkdtemp(prefix="volo-metrics-")
+else:
+    _ours = ""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -48,3 +50,10 @@ def exposition() -> bytes:
 def forget(pid: int) -> None:
     """Drop the gauges of a process that ended; what it counted stays."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+@atexit.register
+def remove() -> None:
+    """Drop all that was counted, because the service is over; a directory that somebody else made stays."""
+    if _ours:
+        shutil.rmtree(_ours, ignore_errors=True)

@@ -20,6 +20,8 @@ from service.logs import logger
 
 REFUSED = 78
 """Exit status of a process that cannot work as it is set up: to start it again is of no use (EX_CONFIG)."""
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C has cut off, as shells have it."""
 SPELL_S = 10.0
 """A process that ran for so long is started again at once; below, after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
@@ -33,7 +35,7 @@ class Child:
     """A process of ours that is started again when it ends.
 
     Args:
-        role: the hidden command of `volo` that it runs, such as ``engine``.
+        role: what it is, such as ``engine``.
         orders: what it is told; anything that JSON can say.
         inherit: file descriptors it inherits under the same numbers.
     """
@@ -43,7 +45,7 @@ class Child:
         self._orders = orders
         self._inherit = tuple(inherit)
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def run(self, on_restart: Callable[[], None] = lambda: None) -> None:
         """Keep it running until ``stop``.
@@ -52,52 +54,76 @@ class Child:
             Refused: it cannot work as it is set up.
         """
         pause_s = 0.0
-        while not self._stopping:
+        while not self._stopping.is_set():
             started_s = time.monotonic()
-            self._process = process = await self._start()
-            status = await process.wait()
-            metrics.forget(process.pid)
-            if self._stopping:
+            status = await self._run_once()
+            if self._stopping.is_set():
                 return
             if status == REFUSED:
                 raise Refused(self._role)
             pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
-            logger.error("process ended", role=self._role, pid=process.pid, status=status, again_in_s=pause_s)
+            logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
             on_restart()
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def stop(self, how: signal.Signals, patience_s: float) -> None:
         """Ask it to end, and end it if it has not after ``patience_s``."""
-        self._stopping = True
+        self._stopping.set()
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(how)
+        _signal(process, how)
         try:
             async with asyncio.timeout(patience_s):
                 await process.wait()
         except TimeoutError:
             logger.error("process did not end when asked", role=self._role, pid=process.pid)
-            process.kill()
+            _signal(process, signal.SIGKILL)
+
+    async def _run_once(self) -> int:
+        """Run it to its end: the exit status."""
+        process = await self._start()
+        if self._stopping.is_set():  # while it was being started
+            _signal(process, signal.SIGKILL)
+        self._process = process
+        status = await process.wait()
+        self._process = None
+        metrics.forget(process.pid)
+        return status
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "service",
-            self._role,
+            f"_{self._role}",
             stdin=asyncio.subprocess.PIPE,
             pass_fds=self._inherit,
-            process_group=0,  # so that Ctrl-C reaches the parent alone, and the children hear of it from there
+            # it finds the modules that we have found, and none that happen to lie where we were started
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # so that Ctrl-C reaches the parent alone, and the children hear of it from there
         )
         assert process.stdin is not None
         process.stdin.write(json.dumps(self._orders).encode() + b"\n")
         return process
 
 
+def _signal(process: asyncio.subprocess.Process, signal_: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal_)
+
+
 def receive_orders() -> dict[str, Any]:
-    """In a child: what the parent wants. From here on the child ends when the parent does."""
+    """In a child: what the parent wants. From here on the child ends when the parent does.
+
+    Raises:
+        ValueError: there is no parent that gives orders.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked to end before it listens to signals, it does so in silence
+    if sys.stdin.isatty():
+        raise ValueError("nobody gives orders from a terminal")
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
     return orders

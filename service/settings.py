@@ -11,7 +11,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Read from the command line, then ``VOLO_…`` in the environment, then ``.env``: the first that says it wins."""
 
-    model_config = SettingsConfigDict(env_prefix="VOLO_", env_file=".env", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="VOLO_",
+        env_file=".env",
+        env_ignore_empty=True,  # what compose files make of a variable that is not set
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+    )
 
     model: str = Field("embedded", description="Name from `volo models`, or path of a checkpoint.")
     labels: Path | None = Field(None, description="File of labels, instead of those that come with the model.")

@@ -3,13 +3,12 @@
 import asyncio
 import signal
 import socket
-import sys
 from typing import Any
 
 from service import logs
 from service.engine_host import EngineHost, engine_host
 from service.logs import logger
-from service.process import REFUSED, Child, Refused
+from service.process import INTERRUPTED, REFUSED, Child, Refused
 from service.settings import Settings
 
 DRAIN_SLACK_S = 5.0
@@ -21,51 +20,83 @@ def supervise(settings: Settings) -> int:
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
-        print(f"volo: cannot listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+        reason = f"{error.strerror}; choose another place with --host and --port, or VOLO_HOST and VOLO_PORT"
+        logger.critical("cannot listen", url=_url(settings.host, settings.port), reason=reason)
         return 1
     with listener, engine_host(settings) as engine:
-        return asyncio.run(_serve(settings, listener, engine))
+        try:
+            return asyncio.run(_serve(settings, listener, engine))
+        except asyncio.CancelledError:
+            return INTERRUPTED
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _serve(settings: Settings, listener: socket.socket, engine: EngineHost) -> int:
-    host, port = listener.getsockname()[:2]
+    workers = _workers(settings, listener, engine)
+    stop_signal = _stop_signal()
+    url = _url(*listener.getsockname()[:2])
+    logger.info("starting", url=url, model=settings.model, workers=len(workers))
+    running = [asyncio.create_task(engine.run()), *(asyncio.create_task(worker.run()) for worker in workers)]
+    ends: list[asyncio.Future[Any]] = [stop_signal, *running]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    how = stop_signal.result() if stop_signal.done() else signal.SIGINT
+    logger.info("stopping", reason=how.name if stop_signal.done() else "a process of ours cannot go on")
+    patience_s = settings.grace_s + settings.timeout_s + DRAIN_SLACK_S
+    stopping = [asyncio.create_task(worker.stop(how, patience_s)) for worker in workers]
+    listener.close()  # so that with the last worker's end nobody is left waiting in line
+    await asyncio.wait(stopping)
+    await engine.stop()
+    return _status(await asyncio.gather(*running, return_exceptions=True))
+
+
+def _workers(settings: Settings, listener: socket.socket, engine: EngineHost) -> list[Child]:
     orders = {
         "settings": settings.model_dump(mode="json"),
         "engine": str(engine.path),
         "listener": listener.fileno(),
+        "url": _url(*listener.getsockname()[:2]),
     }
-    workers = [
+    return [
         Child("worker", {**orders, "number": number}, inherit=[listener.fileno()])
         for number in range(settings.http_workers)
     ]
-    stop_signal: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+
+
+def _stop_signal() -> asyncio.Future[signal.Signals]:
+    """The signal to stop, once it is there. Ctrl-C after that ends us, and with us all of ours, at once."""
+    loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+    assert serving is not None
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def note(sig: signal.Signals) -> None:
+        if not received.done():
+            received.set_result(sig)
+        loop.add_signal_handler(signal.SIGINT, serving.cancel)
+
     for sig in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(sig, _note, stop_signal, sig)
-    logger.info("starting", url=f"http://{host}:{port}", model=settings.model, workers=len(workers))
-    running = [asyncio.create_task(engine.run()), *(asyncio.create_task(worker.run()) for worker in workers)]
-    awaited: list[asyncio.Future[Any]] = [stop_signal, *running]
-    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-    sig = stop_signal.result() if stop_signal.done() else signal.SIGINT
-    logger.info("stopping", signal=sig.name)
-    patience_s = settings.grace_s + settings.timeout_s + DRAIN_SLACK_S
-    await asyncio.gather(*(worker.stop(sig, patience_s) for worker in workers))
-    await engine.stop()
-    results = await asyncio.gather(*running, return_exceptions=True)
-    return _status([result for result in results if result is not None])
+        loop.add_signal_handler(sig, note, sig)
+    return received
 
 
-def _note(stop_signal: "asyncio.Future[signal.Signals]", sig: signal.Signals) -> None:
-    if not stop_signal.done():
-        stop_signal.set_result(sig)
-
-
-def _status(faults: list[BaseException]) -> int:
-    """0 for a wanted end; what made the others end has been logged by the one that refused."""
+def _status(ends: list[BaseException | None]) -> int:
+    """0 if all ended because they were asked to; who refused has said why in the log."""
+    faults = [end for end in ends if end is not None]
     for fault in faults:
         if not isinstance(fault, Refused):
             logger.critical("cannot go on", reason=repr(fault))

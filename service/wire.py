@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from enum import IntEnum
@@ -21,6 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.labels import Label
+from service.logs import logger
+
+LENGTH = struct.Struct("<I")
+"""Of the model card that follows; or how many slots there are in the slab whose descriptor comes with it."""
+LAST_S = 2.0**32
+"""No monotonic clock gets so far."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +53,21 @@ class Slab:
     """Slots of shared memory, each with room for one picture and its scores.
 
     ``pixels`` [slots, S, S, 3] uint8 and ``scores`` [slots, classes] float32 look into it. The memory is private to
-    the processes that hold its file descriptor, and goes with the last of them.
+    the processes that hold its file descriptor or have mapped it, and goes with the last of them.
     """
 
+    fd: int
+    """Of a slab that was created here; the slab's end closes it."""
+
     def __init__(self, fd: int, slots: int, card: ModelCard) -> None:
-        """Map the slab behind ``fd``.
+        """Map the slab behind ``fd``, which may be closed then.
 
         Raises:
             ValueError: the memory is smaller than the slots need.
         """
         size, classes = card.image_size, len(card.labels)
-        picture_bytes = -(-size * size * 3 // 64) * 64  # so that scores start on a cache line
-        stride = -(-(picture_bytes + classes * 4) // 64) * 64
-        self.fd = fd
+        picture_bytes, stride = self._layout(card)
+        self.card = card
         self.slots = slots
         memory = mmap.mmap(fd, slots * stride)
         self.pixels: NDArray[np.uint8] = np.ndarray(
@@ -71,10 +80,23 @@ class Slab:
     @classmethod
     def create(cls, slots: int, card: ModelCard) -> Self:
         """A new slab, large enough for ``slots`` pictures of the model on the card."""
+        _, stride = cls._layout(card)
         fd = os.memfd_create("volo-slab", os.MFD_CLOEXEC)
-        per_slot = card.image_size**2 * 3 + len(card.labels) * 4 + 128
-        os.ftruncate(fd, slots * per_slot)
-        return cls(fd, slots, card)
+        os.ftruncate(fd, slots * stride)
+        slab = cls(fd, slots, card)
+        slab.fd = fd
+        weakref.finalize(slab, os.close, fd)
+        return slab
+
+    @staticmethod
+    def _layout(card: ModelCard) -> tuple[int, int]:
+        """Bytes from a picture to its scores, and to the next slot: both start on a cache line."""
+        picture_bytes = _cache_lines(3 * card.image_size**2)
+        return picture_bytes, picture_bytes + _cache_lines(4 * len(card.labels))
+
+
+def _cache_lines(size: int) -> int:
+    return -(-size // 64) * 64
 
 
 class Kind(IntEnum):
@@ -98,8 +120,12 @@ class Order:
 
     @classmethod
     def decode(cls, message: bytes) -> Self:
+        """Raise ValueError for what no worker says."""
         kind, *rest = cls.FORMAT.unpack(message)
-        return cls(Kind(kind), *rest)
+        order = cls(Kind(kind), *rest)
+        if not (0 <= order.arrival_s < LAST_S and 0 <= order.deadline_s < LAST_S):  # so that NaN fails too
+            raise ValueError(f"times that no clock shows: {order}")
+        return order
 
 
 class Outcome(IntEnum):
@@ -172,16 +198,22 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         data = self._rest + data
         whole = len(data) - len(data) % self._message_size
-        for start in range(0, whole, self._message_size):
-            self._receive(data[start : start + self._message_size])
         self._rest = data[whole:]
+        try:
+            for start in range(0, whole, self._message_size):
+                self._receive(data[start : start + self._message_size])
+        except ValueError as error:
+            logger.error("the other end makes no sense, hanging up", reason=repr(error))
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed.done():
             self.closed.set_result(None)
 
     def send(self, message: bytes) -> None:
-        self._transport.write(message)
+        """Send, or do nothing if the other end is gone: whoever needs to know that waits for ``closed``."""
+        if not self._transport.is_closing():
+            self._transport.write(message)
 
     def close(self) -> None:
         self._transport.close()

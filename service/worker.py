@@ -1,8 +1,10 @@
 """An HTTP worker: one process that accepts, decodes and answers, over the engine's link."""
 
 import asyncio
+import os
 import signal
 import socket
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +14,8 @@ import uvloop
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.link import Link
+from service.logs import logger
 from service.settings import Settings
 
 
@@ -20,14 +24,18 @@ def main(orders: dict[str, Any]) -> None:
     settings = Settings.model_validate(orders["settings"])
     app = create_app(settings, engine=Path(orders["engine"]))
     listener = socket.socket(fileno=orders["listener"])
+    server = GracefulServer(app, settings, url="" if orders["number"] else orders["url"])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(GracefulServer(app, settings).serve(sockets=[listener]))
+        runner.run(server.serve(sockets=[listener]))
 
 
 class GracefulServer(uvicorn.Server):
-    """On SIGTERM it is not ready at once, but serves on for a grace period: balancers need time to notice."""
+    """On SIGTERM it is not ready at once, but serves on for a grace period: balancers need time to notice.
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    With a ``url`` it is the one that says in the log when the service is ready.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings, url: str = "") -> None:
         config = uvicorn.Config(
             app,
             http="httptools",
@@ -39,6 +47,13 @@ class GracefulServer(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._grace_s = settings.grace_s
+        self._url = url
+
+    async def main_loop(self) -> None:
+        announcing = asyncio.create_task(announce(self._app.state.link, self._url)) if self._url else None
+        await super().main_loop()
+        if announcing:
+            announcing.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._app.state.draining = True
@@ -47,3 +62,16 @@ class GracefulServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+
+
+async def announce(link: Link, url: str) -> None:
+    """Say so when the service is ready, and how to try it."""
+    while link.ailments():  # noqa: ASYNC110 - to ask costs next to nothing, and ends with the engine's start
+        await asyncio.sleep(0.1)
+    assert link.card is not None
+    try_it = f"curl --data-binary @{_sample()} {url}/predict"
+    logger.info("ready", url=url, model=link.card.model, device=link.card.device, try_it=try_it)
+
+
+def _sample() -> str:
+    return os.path.relpath(str(files("models.data") / "samples" / "cat.jpg"))

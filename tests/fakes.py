@@ -1,0 +1,103 @@
+"""A device that computes what the test says, when the test says; all around it is real."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.labels import Label
+from service.batching import Queue
+from service.costs import Costs
+from service.device import DeviceFault, OutOfMemory
+from service.engine import Engine
+from service.wire import ModelCard
+
+CLASSES = 256
+CARD = ModelCard("fake", "cpu", 8, 1.0, tuple(Label(f"class {index}") for index in range(CLASSES)))
+
+
+class FakeDevice:
+    """Says of a picture that it is of the class that its first byte names.
+
+    Runs wait while ``gate`` is closed. ``batches`` are the classes of each run, in order. Pictures of the classes in
+    ``poison`` make their run raise, those in ``nan`` get NaN for scores. There is memory for runs of ``room``.
+    """
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+        self.sizes: list[int] = []
+        self.probes = 0
+        self.poison: set[int] = set()
+        self.nan: set[int] = set()
+        self.room = 1024
+        self.rows_missing = 0
+        self.dead = False
+
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> NDArray[np.float32]:
+        classes = [int(picture[0, 0, 0]) for picture in pictures]
+        self.batches.append(classes)
+        self.sizes.append(padded_size)
+        self.entered.release()
+        assert self.gate.wait(60)
+        self._fail_if_told(set(classes), padded_size)
+        scores = np.full((len(classes), CLASSES), 0.001, np.float32)
+        scores[range(len(classes)), classes] = 0.9
+        scores[[each in self.nan for each in classes]] = np.nan
+        return scores[self.rows_missing :]
+
+    def probe(self) -> None:
+        self.probes += 1
+        self._fail_if_told(set(), 1)
+
+    def _fail_if_told(self, classes: set[int], padded_size: int) -> None:
+        if self.dead:
+            raise DeviceFault("told to be dead")
+        if padded_size > self.room:
+            raise OutOfMemory(f"told to have room for {self.room}")
+        if classes & self.poison:
+            raise RuntimeError("told to choke on this")
+
+    async def under_way(self) -> None:
+        """Return when a run that had not been waited for is on the device."""
+        await asyncio.to_thread(self.entered.acquire)
+
+
+def listening(path: Path) -> socket.socket:
+    """A socket at ``path``, in place of one that may have been there."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+@asynccontextmanager
+async def running_engine(
+    device: FakeDevice,
+    path: Path,
+    *,
+    card: ModelCard = CARD,
+    limit: int = 64,
+    ladder: Sequence[int] = (1, 2, 4, 8),
+    cost_s: float = 0.001,
+) -> AsyncIterator[Engine]:
+    """A real engine in this event loop that listens at ``path``; leaving ends it as the death of its process would."""
+    engine = Engine(device, card, Queue(limit, Costs(dict.fromkeys(ladder, cost_s))))
+    with listening(path) as listener:
+        serving = asyncio.create_task(engine.serve(listener))
+        try:
+            yield engine
+        finally:
+            device.gate.set()
+            serving.cancel()
+            await asyncio.wait([serving])
+            if not serving.cancelled():
+                serving.exception()  # the test has seen to it

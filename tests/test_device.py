@@ -1,0 +1,103 @@
+"""Runs on a real device: this machine's processor, and its GPU where it has one."""
+
+import numpy as np
+import pytest
+import torch
+
+import models
+from models.classifier import Classifier
+from models.labels import Label
+from models.volo import VARIANTS
+from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, ladder, resolve_device
+
+
+def small_device(where: str = "cpu", max_batch: int = 4, patience_s: float = 60.0) -> Device:
+    """A device with a small model of random weights on it."""
+    torch.manual_seed(0)
+    model = models.create_model(VARIANTS["volo_nano"], image_size=32, num_classes=10)
+    labels = [Label(str(index)) for index in range(10)]
+    return Device(Classifier(model, name="small", crop_pct=1.0, labels=labels, device=where), max_batch, patience_s)
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (16, [1, 2, 4, 8, 16]), (12, [1, 2, 4, 8, 12])]
+)
+def test_the_ladder_is_powers_of_two_and_the_largest(max_batch: int, sizes: list[int]) -> None:
+    assert ladder(max_batch) == sizes
+
+
+def test_a_device_that_is_not_there_is_never_replaced_by_another() -> None:
+    with pytest.raises(DeviceMissing, match=r"cuda:63 was asked for, but torch .* sees \d+ CUDA devices"):
+        resolve_device("cuda:63")
+
+
+def test_auto_is_the_gpu_where_there_is_one() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_warming_up_runs_every_size_and_tells_what_it_costs() -> None:
+    costs = small_device(max_batch=4).warm_up()
+    assert list(costs) == [1, 2, 4]
+    assert all(seconds > 0 for seconds in costs.values())
+
+
+def test_sizes_that_take_longer_than_patience_are_not_offered() -> None:
+    assert list(small_device(max_batch=4, patience_s=0.0).warm_up()) == [1]
+
+
+def test_a_picture_alone_gets_what_it_gets_in_a_padded_batch() -> None:
+    device, three = small_device(), pictures(3)
+    together = device.run(three, 4)
+    assert together.shape == (3, 10)
+    for row, picture in zip(together, three, strict=True):
+        np.testing.assert_allclose(row, device.run([picture], 1)[0], atol=1e-5)
+    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("off", [0.01, np.nan])
+def test_another_answer_to_the_known_picture_is_a_fault(off: float) -> None:
+    device = small_device()
+    device.probe()
+    device._expected = device._expected + np.float32(off)
+    with pytest.raises(DeviceFault, match="known picture"):
+        device.probe()
+    with pytest.raises(DeviceFault, match="known picture"):
+        device.warm_up()
+
+
+class Choking(Classifier):
+    """Has no memory for more than two pictures, and breaks on four."""
+
+    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) == 4:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().scores(pixels)
+
+
+def choking_device(max_batch: int) -> Device:
+    model = models.create_model(VARIANTS["volo_nano"], image_size=32, num_classes=2)
+    return Device(Choking(model, name="choking", crop_pct=1.0, labels=[Label("a"), Label("b")]), max_batch, 60.0)
+
+
+def test_a_size_without_memory_ends_the_ladder() -> None:
+    assert list(choking_device(3).warm_up()) == [1, 2]
+    with pytest.raises(OutOfMemory):
+        choking_device(3).run(pictures(3), 3)
+
+
+def test_an_error_of_the_accelerator_is_a_fault() -> None:
+    with pytest.raises(DeviceFault):
+        choking_device(4).run(pictures(4), 4)
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_processor_gives() -> None:
+    on_gpu, on_cpu, four = small_device("cuda"), small_device("cpu"), pictures(4)
+    assert list(on_gpu.warm_up()) == [1, 2, 4]
+    np.testing.assert_allclose(on_gpu.run(four, 4), on_cpu.run(four, 4), atol=1e-3)

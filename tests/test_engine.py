@@ -1,0 +1,182 @@
+"""What the engine makes of orders: which runs, and what becomes of those that fail."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import CARD, FakeDevice, listening, running_engine
+from linking import ask, linked, until
+from running import ROOT, environment
+from structlog.testing import capture_logs
+
+from service.batching import Queue
+from service.costs import Costs
+from service.device import DeviceFault
+from service.engine import Engine, main
+from service.errors import InferenceFailed
+from service.link import Link
+from service.process import REFUSED
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "engine.sock"
+
+
+async def behind_one(
+    device: FakeDevice, path: Path, numbers: list[int], patience_s: dict[int, float] | None = None
+) -> list[Any]:
+    """What comes of pictures that all wait while the device is busy with picture 0."""
+    async with running_engine(device, path) as engine, linked(path) as link:
+        return await together(device, engine, link, numbers, patience_s or {})
+
+
+async def together(
+    device: FakeDevice, engine: Engine, link: Link, numbers: list[int], patience_s: dict[int, float]
+) -> list[Any]:
+    device.gate.clear()
+    asked = [asyncio.create_task(ask(link, 0))]
+    await device.under_way()
+    for waiting, number in enumerate(numbers, 1):
+        asked.append(asyncio.create_task(ask(link, number, patience_s.get(number, 30.0))))
+        await until(lambda waiting=waiting: engine._queue.depth == waiting)  # type: ignore[misc]
+    device.gate.set()
+    return (await asyncio.gather(*asked, return_exceptions=True))[1:]
+
+
+async def test_an_idle_device_starts_a_lone_picture_at_once(path: Path) -> None:
+    device = FakeDevice()
+    async with running_engine(device, path, cost_s=5.0), linked(path) as link:
+        assert await ask(link, 1) == 1
+    assert (device.batches, device.sizes) == ([[1]], [1])
+
+
+async def test_what_came_while_the_device_was_busy_runs_together_in_one_padded_run(path: Path) -> None:
+    device = FakeDevice()
+    assert await behind_one(device, path, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
+    assert (device.batches, device.sizes) == ([[0], [1, 2, 3, 4, 5]], [1, 8])
+
+
+async def test_the_earliest_deadline_runs_first(path: Path) -> None:
+    device = FakeDevice()
+    await behind_one(device, path, list(range(1, 11)), patience_s={10: 5.0, 9: 6.0})
+    assert device.batches[1][:2] == [10, 9]
+
+
+async def test_a_run_that_raises_is_done_again_by_halves_until_the_culprit_stands_alone(path: Path) -> None:
+    device = FakeDevice()
+    device.poison = {3}
+    results = await behind_one(device, path, [1, 2, 3, 4])
+    assert isinstance(results.pop(2), InferenceFailed)
+    assert results == [1, 2, 4]
+    assert device.batches[1:] == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+
+
+async def test_a_wrong_count_of_scores_is_a_failed_run(path: Path) -> None:
+    device = FakeDevice()
+    device.rows_missing = 1
+    assert all(isinstance(result, InferenceFailed) for result in await behind_one(device, path, [1, 2]))
+
+
+async def test_out_of_memory_halves_the_run_and_is_remembered(path: Path) -> None:
+    device, numbers = FakeDevice(), list(range(1, 9))
+    device.room = 2
+    async with running_engine(device, path) as engine, linked(path) as link:
+        assert await together(device, engine, link, numbers, {}) == numbers
+        assert device.sizes == [1, 8, 4, 2, 2, 2, 2]
+        await drained(device)
+        assert await together(device, engine, link, numbers, {}) == numbers
+        assert device.sizes[7:] == [1, 2, 2, 2, 2]
+    assert all(len(batch) <= size for batch, size in zip(device.batches, device.sizes, strict=True))
+
+
+async def drained(device: FakeDevice) -> None:
+    """Forget the runs that nobody has waited for."""
+    while device.entered.acquire(blocking=False):
+        pass
+
+
+@pytest.mark.parametrize(("trouble", "value"), [("dead", True), ("room", 0)], ids=["fault", "no memory for one"])
+async def test_a_device_of_no_use_ends_the_engine(path: Path, trouble: str, value: int) -> None:
+    device = FakeDevice()
+    setattr(device, trouble, value)
+    async with serving(device, path) as engine_task, linked(path) as link:
+        asked = asyncio.create_task(ask(link, 1))
+        await ended_by_fault(engine_task)
+        asked.cancel()
+        await asyncio.wait([asked])
+
+
+async def test_a_probe_that_fails_ends_the_engine(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engine.PROBE_S", 0.0)  # nobody wants to wait for as long as these
+    monkeypatch.setattr("service.engine.PULSE_S", 0.001)
+    device = FakeDevice()
+    device.dead = True
+    async with serving(device, path) as engine_task:
+        await ended_by_fault(engine_task)
+
+
+@asynccontextmanager
+async def serving(device: FakeDevice, path: Path) -> AsyncIterator[asyncio.Task[None]]:
+    """An engine that is expected to end by itself."""
+    with listening(path) as listener:
+        task = asyncio.create_task(Engine(device, CARD, Queue(8, Costs({1: 0.001}))).serve(listener))
+        yield task
+
+
+async def ended_by_fault(task: asyncio.Task[None]) -> None:
+    with pytest.raises(ExceptionGroup) as ended:
+        await asyncio.wait_for(task, 20)
+    assert ended.group_contains(DeviceFault)
+
+
+async def test_a_device_that_has_long_done_nothing_is_probed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.engine.PROBE_S", 0.0)  # nobody wants to wait for as long as these
+    monkeypatch.setattr("service.engine.PULSE_S", 0.001)
+    device = FakeDevice()
+    async with running_engine(device, path) as engine:
+        await until(lambda: device.probes >= 2)
+        assert engine._pulse().healthy
+
+
+REFUSALS = [
+    ({"model": "volo_d9"}, "'volo_d9' is neither a file nor a model"),
+    ({"device": "cuda:7"}, "The device cuda:7 was asked for, but torch"),
+    ({"labels": "nowhere.txt"}, "nowhere.txt"),
+    ({"weights_sha256": "0" * 64}, "not the pinned 000"),
+]
+
+
+@pytest.mark.parametrize(("settings", "complaint"), REFUSALS)
+def test_what_cannot_work_as_it_is_set_up_is_a_refusal_that_says_why(settings: dict[str, str], complaint: str) -> None:
+    with capture_logs() as log, pytest.raises(SystemExit) as end:
+        main({"settings": settings, "listener": -1})
+    assert end.value.code == REFUSED
+    assert [line["event"] for line in log] == ["cannot start"]
+    assert complaint in log[0]["reason"]
+
+
+def test_an_engine_process_that_refuses_says_so_in_one_line_and_its_exit_status() -> None:
+    settings, complaint = REFUSALS[0]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "_engine"],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    with process.stdin as lifeline, process.stderr as log:
+        lifeline.write(json.dumps({"settings": {**settings, "log_format": "json"}, "listener": -1}) + "\n")
+        lifeline.flush()
+        assert process.wait(60) == REFUSED
+        (line,) = log.read().splitlines()
+    assert complaint in json.loads(line)["reason"]

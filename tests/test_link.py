@@ -1,0 +1,405 @@
+"""Both ends of the link over a real socket and real shared memory; only the device is made up."""
+
+import asyncio
+import dataclasses
+import gc
+import itertools
+import math
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import CARD, FakeDevice, running_engine
+from linking import DECODERS, ask, linked, painted, until
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
+from service.link import Link
+from service.wire import LENGTH, Answer, Kind, ModelCard, Order, Outcome
+
+
+@pytest.fixture
+def device() -> FakeDevice:
+    return FakeDevice()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "engine.sock"
+
+
+async def test_every_picture_gets_its_own_scores(device: FakeDevice, path: Path) -> None:
+    numbers = [random.Random(1).randrange(256) for _ in range(300)]
+    async with running_engine(device, path, limit=512), linked(path, 200) as one, linked(path, 200) as other:
+        found = await asyncio.gather(*(ask([one, other][place % 2], number) for place, number in enumerate(numbers)))
+    assert found == numbers
+    assert sum(map(len, device.batches)) == len(numbers)
+
+
+async def test_slots_are_all_free_again_after_many_random_cancellations(device: FakeDevice, path: Path) -> None:
+    dice = random.Random(2)
+    async with running_engine(device, path, limit=512), linked(path, 32) as link:
+        for _ in range(20):
+            asked = [asyncio.create_task(ask(link, number)) for number in range(16)]
+            for task in dice.sample(asked, 8):
+                asyncio.get_running_loop().call_later(dice.random() * 0.01, task.cancel)
+            for number, result in enumerate(await asyncio.gather(*asked, return_exceptions=True)):
+                assert result == number or isinstance(result, asyncio.CancelledError)
+        await until(lambda: len(link._free) == 32)
+
+
+async def test_cancelling_one_of_three_leaves_the_others_and_never_runs(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path) as link:
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        waiting = [asyncio.create_task(ask(link, number)) for number in (1, 2, 3)]
+        await until(lambda: engine._queue.depth == 3)
+        waiting[1].cancel()
+        await until(lambda: engine._queue.depth == 2)
+        device.gate.set()
+        assert await asyncio.gather(*[first, waiting[0], waiting[2]]) == [0, 1, 3]
+    assert device.batches == [[0], [1, 3]]
+
+
+async def test_a_slot_that_a_decoder_still_writes_to_is_not_lent_again(device: FakeDevice, path: Path) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(pixels: NDArray[np.uint8], card: ModelCard) -> None:
+        writing.set()
+        go_on.wait(20)
+
+    async with running_engine(device, path), linked(path, slots=1) as link:
+
+        async def decode() -> None:
+            with link.slot() as slot:
+                await link.load(slot, slow)
+
+        task = asyncio.create_task(decode())
+        await asyncio.to_thread(writing.wait)
+        task.cancel()
+        await asyncio.wait([task])
+        with pytest.raises(Overloaded), link.slot():
+            pass
+        go_on.set()
+        await until(lambda: link._free)
+        assert await ask(link, 7) == 7
+
+
+async def test_a_slot_on_the_device_is_not_lent_again_before_the_answer(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    async with running_engine(device, path), linked(path, slots=1) as link:
+        task = asyncio.create_task(ask(link, 1))
+        await device.under_way()
+        task.cancel()
+        await asyncio.wait([task])
+        with pytest.raises(Overloaded), link.slot():
+            pass
+        device.gate.set()
+        await until(lambda: link._free)
+
+
+async def test_pictures_under_way_when_the_engine_dies_go_to_the_next_one(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    async with linked(path, when_well=False) as link:
+        asked = await left_behind(link, path, device, [0, 1, 2])
+        assert link.ailments() == ["the engine is gone and being restarted"]
+        with pytest.raises(EngineUnavailable), link.slot():
+            pass
+        asked[1].cancel()
+        await asyncio.wait([asked[1]])
+        second = FakeDevice()
+        async with running_engine(second, path):
+            assert [await asked[0], await asked[2]] == [0, 2]
+            assert sorted(itertools.chain.from_iterable(second.batches)) == [0, 2]
+            assert await ask(link, 9) == 9
+            await until(lambda: len(link._free) == 64)
+
+
+async def left_behind(link: Link, path: Path, device: FakeDevice, numbers: list[int]) -> list[asyncio.Task[int]]:
+    """Pictures that are under way when their engine dies; the device's gate is closed."""
+    async with running_engine(device, path):
+        await until(lambda: link.ailments() == [])
+        asked = [asyncio.create_task(ask(link, number)) for number in numbers]
+        await device.under_way()
+        await until(lambda: len(link._sent) == len(numbers))
+    await until(link.ailments)
+    return asked
+
+
+async def test_who_leaves_just_when_the_answer_comes_and_the_engine_dies_leaves_in_peace(
+    device: FakeDevice, path: Path
+) -> None:
+    device.gate.clear()
+    async with running_engine(device, path), linked(path) as link:
+        task = asyncio.create_task(ask(link, 1))
+        await device.under_way()
+        (number,) = link._sent
+        link._received(Answer(Outcome.OK, number).encode())  # all within one turn of the loop
+        link._disconnected()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(link._free) == 64
+
+
+async def test_another_model_gets_nothing_that_was_meant_for_the_last(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    other = dataclasses.replace(CARD, model="other", image_size=16)
+    async with linked(path, slots=4, when_well=False) as link:
+        slots = ExitStack()
+        async with running_engine(device, path):
+            await until(lambda: link.ailments() == [])
+            loaded = slots.enter_context(link.slot())
+            assert await link.load(loaded, painted(1)) == CARD
+            sent = asyncio.create_task(ask(link, 2))
+            await device.under_way()
+        second = FakeDevice()
+        async with running_engine(second, path, card=other):
+            await until(lambda: link.card == other and link.ailments() == [])
+            for attempt in (sent, link.classify(loaded, time.monotonic() + 30)):
+                with pytest.raises(EngineUnavailable, match="replaced"):
+                    await attempt
+            slots.close()
+            assert await asyncio.gather(*[ask(link, number) for number in range(4)]) == [0, 1, 2, 3]
+            assert len(link._free) == 4
+    assert sorted(itertools.chain.from_iterable(second.batches)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_everyone_gets_what_is_theirs(path: Path, seed: int) -> None:
+    dice = random.Random(seed)
+    asked: dict[asyncio.Task[int], int] = {}
+    async with linked(path, 256, when_well=False) as one, linked(path, 256, when_well=False) as other:
+        for engine in range(4):
+            device = FakeDevice()
+            device.poison, device.nan, device.room = {5}, {6}, 4
+            async with running_engine(device, path, limit=512):
+                await until(lambda: not (one.ailments() or other.ailments()))
+                for number in dice.choices(range(32), k=60):
+                    asked[asyncio.create_task(ask(dice.choice([one, other]), number))] = number
+                for task in dice.sample(list(asked), 15):
+                    asyncio.get_running_loop().call_later(dice.random() * 0.02, task.cancel)
+                for _ in range(dice.randrange(1, 6)):
+                    await device.under_way()  # and then it dies with the rest under way
+                if engine == 3:
+                    await asyncio.wait(asked)
+            await until(lambda: one.ailments() and other.ailments())
+        for task, number in asked.items():
+            if task.cancelled():
+                continue
+            if number in (5, 6):
+                assert isinstance(task.exception(), InferenceFailed)
+            else:
+                assert task.result() == number
+        assert len(one._free) == len(other._free) == 256
+
+
+async def test_what_cannot_be_scored_fails_alone(device: FakeDevice, path: Path) -> None:
+    device.poison, device.nan = {5}, {6}
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path) as link:
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        asked = [asyncio.create_task(ask(link, number)) for number in range(1, 9)]
+        await until(lambda: engine._queue.depth == 8)
+        device.gate.set()
+        results = await asyncio.gather(first, *asked, return_exceptions=True)
+    failed = [number for number, result in enumerate(results) if isinstance(result, InferenceFailed)]
+    assert failed == [5, 6]
+    assert [result for result in results if isinstance(result, int)] == [0, 1, 2, 3, 4, 7, 8]
+
+
+async def test_a_deadline_that_passes_in_the_queue_is_told(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    async with running_engine(device, path, cost_s=0.05) as engine, linked(path) as link:
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        late = asyncio.create_task(ask(link, 1, patience_s=0.2))
+        await until(lambda: engine._queue.depth == 1)
+        await asyncio.sleep(0.2)  # until its deadline has passed
+        device.gate.set()
+        assert await first == 0
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+
+async def test_a_full_queue_and_a_hopeless_deadline_are_refused_at_once(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    async with running_engine(device, path, limit=2) as engine, linked(path) as link:
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        waiting = [asyncio.create_task(ask(link, number)) for number in (1, 2)]
+        await until(lambda: engine._queue.depth == 2)
+        with pytest.raises(Overloaded) as refusal:
+            await ask(link, 3)
+        assert refusal.value.retry_after_s > 0
+        device.gate.set()
+        assert await asyncio.gather(first, *waiting) == [0, 1, 2]
+        with pytest.raises(Overloaded):
+            await ask(link, 4, patience_s=0.0001)
+
+
+async def test_a_worker_that_leaves_takes_only_its_own_pictures_along(device: FakeDevice, path: Path) -> None:
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path) as staying:
+        async with linked(path) as leaving:
+            gone = [asyncio.create_task(ask(leaving, 1))]
+            await device.under_way()
+            gone += [asyncio.create_task(ask(leaving, number)) for number in (2, 3)]
+            kept = asyncio.create_task(ask(staying, 4))
+            await until(lambda: engine._queue.depth == 3)
+            leaving._channel.close()  # type: ignore[union-attr]
+            await until(lambda: len(engine._workers) == 1)
+            for task in gone:
+                task.cancel()
+        await until(lambda: engine._queue.depth == 1)
+        device.gate.set()
+        assert await kept == 4
+    assert device.batches == [[1], [4]]
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"\0", LENGTH.pack(3), LENGTH.pack(0) + b"?" * 99])
+async def test_a_stranger_is_turned_away_and_disturbs_nobody(device: FakeDevice, path: Path, rubbish: bytes) -> None:
+    async with running_engine(device, path), linked(path) as link:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(rubbish)
+        if not rubbish:
+            writer.close()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        assert await ask(link, 3) == 3
+
+
+async def test_a_stranger_that_says_nothing_is_hung_up_on(
+    device: FakeDevice, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(device, path), linked(path) as link:
+        monkeypatch.setattr("service.engine.HANDSHAKE_S", 0.05)  # nobody wants to wait for as long as that
+        reader, writer = await asyncio.open_unix_connection(path)
+        card = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        assert ModelCard.decode(card[LENGTH.size :]) == CARD
+        assert await ask(link, 3) == 3
+
+
+async def test_a_slab_smaller_than_its_slots_is_turned_away(device: FakeDevice, path: Path) -> None:
+    async with running_engine(device, path), linked(path) as link:
+        with handing_over(path, slots=1000, memory_bytes=4096) as stranger:
+            await hung_up(stranger)
+        assert await ask(link, 3) == 3
+
+
+@contextmanager
+def handing_over(path: Path, slots: int, memory_bytes: int) -> Iterator[socket.socket]:
+    """A connection to the engine that has handed memory over for slots, as a worker does."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.connect(str(path))
+        memory = os.memfd_create("stranger")
+        os.ftruncate(memory, memory_bytes)
+        socket.send_fds(sock, [LENGTH.pack(slots)], [memory])
+        os.close(memory)
+        yield sock
+
+
+async def hung_up(sock: socket.socket) -> None:
+    """Return when the other end has closed the connection."""
+    async with asyncio.timeout(20):
+        with suppress(ConnectionResetError):
+            while await asyncio.get_running_loop().sock_recv(sock, 65536):
+                pass
+
+
+SOON_S = time.monotonic() + 600
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        b"?" * Order.FORMAT.size,
+        Order(Kind.SUBMIT, 2, SOON_S, SOON_S).encode(),
+        Order(Kind.CANCEL, 2**32 - 1).encode(),
+        Order(Kind.SUBMIT, 0, -1e300, SOON_S).encode(),
+        Order(Kind.SUBMIT, 0, math.nan, SOON_S).encode(),
+        Order(Kind.SUBMIT, 0, SOON_S, -1e300).encode(),
+        Order(Kind.SUBMIT, 0, SOON_S, SOON_S).encode() * 2,
+    ],
+    ids=["unknown kind", "no such slot", "by far no such slot", "long ago", "no time", "for long ago", "twice"],
+)
+async def test_orders_that_make_no_sense_cost_their_sender_the_connection_and_nobody_else(
+    device: FakeDevice, path: Path, orders: bytes
+) -> None:
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path) as link:
+        asked = asyncio.create_task(ask(link, 3))
+        await device.under_way()
+        with handing_over(path, slots=2, memory_bytes=1 << 20) as stranger:
+            await asyncio.get_running_loop().sock_sendall(stranger, orders)
+            await hung_up(stranger)
+        await until(lambda: len(engine._workers) == 1 and engine._queue.depth == 0)
+        device.gate.set()
+        assert await asked == 3
+        assert await ask(link, 4) == 4
+
+
+async def test_an_engine_that_makes_no_sense_is_left_for_the_next(device: FakeDevice, path: Path) -> None:
+    strange: list[bytes] = []
+
+    async def rave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = CARD.encode()
+        writer.write(LENGTH.pack(len(body)) + body + Answer(Outcome.OK, 3).encode())
+        strange.append(await reader.read())
+        writer.close()
+
+    async with linked(path, when_well=False) as link:
+        async with await asyncio.start_unix_server(rave, path):
+            await until(lambda: strange)
+        async with running_engine(device, path):
+            await until(lambda: link.ailments() == [])
+            assert await ask(link, 5) == 5
+
+
+async def test_no_descriptor_is_left_behind_by_workers_that_came_and_went(device: FakeDevice, path: Path) -> None:
+    async with running_engine(device, path) as engine:
+        for round_ in range(50):
+            async with linked(path, 2) as link:
+                assert await ask(link, round_) == round_
+            del link
+            await until(lambda: not engine._workers)
+            if round_ == 1:
+                gc.collect()
+                before = len(os.listdir("/proc/self/fd"))
+        gc.collect()
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_before_the_first_engine_a_link_says_so(path: Path) -> None:
+    link = Link(1, DECODERS)
+    assert link.ailments() == ["the engine is starting"]
+    with pytest.raises(EngineUnavailable), link.slot():
+        pass
+
+
+async def test_silence_and_a_stuck_run_are_ailments(
+    device: FakeDevice, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path) as link:
+        asked = asyncio.create_task(ask(link, 1))
+        await device.under_way()
+        monkeypatch.setattr("service.engine.STUCK_S", 0.0)  # nobody wants to wait for as long as that
+        await until(lambda: not engine._pulse().healthy)
+        await until(lambda: "the device is not well" in "".join(link.ailments()))
+        monkeypatch.setattr("service.link.SILENCE_S", -1.0)
+        assert "silent" in link.ailments()[0]
+        device.gate.set()
+        assert await asked == 1

@@ -1,0 +1,54 @@
+"""What several processes count is one sum, and nothing that ended is counted as there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from running import environment
+
+COUNT = """
+from service import metrics
+metrics.requests.labels("/predict", "ok").inc(2)
+metrics.stage_seconds.labels("decode").observe(0.004)
+metrics.queue_depth.set(3)
+"""
+SHOW = "from service import metrics; print(metrics.exposition().decode())"
+FORGET = "import sys; from service import metrics; metrics.forget(int(sys.argv[1]))"
+
+
+def python(code: str, *arguments: str, **variables: str) -> tuple[int, str]:
+    """The process id and the output of a process that runs the code."""
+    command = [sys.executable, "-c", code, *arguments]
+    process = subprocess.Popen(command, env={**environment(), **variables}, stdout=subprocess.PIPE, text=True)
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    return process.pid, output
+
+
+def test_all_processes_are_one_truth_and_the_dead_keep_what_they_counted(tmp_path: Path) -> None:
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    ended = [python(COUNT, **folder)[0] for _ in range(2)]
+    _, text = python(SHOW, **folder)
+    assert 'volo_requests_total{endpoint="/predict",outcome="ok"} 4.0' in text
+    assert 'volo_stage_seconds_bucket{le="0.005",stage="decode"} 2.0' in text
+    assert 'volo_stage_seconds_bucket{le="0.0025",stage="decode"} 0.0' in text
+    assert 'volo_stage_seconds_count{stage="decode"} 2.0' in text
+    assert "volo_queue_depth 6.0" in text
+    python(FORGET, str(ended[0]), **folder)
+    _, text = python(SHOW, **folder)
+    assert 'volo_requests_total{endpoint="/predict",outcome="ok"} 4.0' in text
+    assert "volo_queue_depth 3.0" in text
+
+
+def test_the_first_process_makes_the_directory_and_removes_it(tmp_path: Path) -> None:
+    _, used = python(
+        "import os; from service import metrics; print(os.environ['PROMETHEUS_MULTIPROC_DIR'])", TMPDIR=str(tmp_path)
+    )
+    assert Path(used.strip()).parent == tmp_path
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_somebody_else_made_stays(tmp_path: Path) -> None:
+    python(COUNT, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+    assert os.listdir(tmp_path)

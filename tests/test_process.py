@@ -1,0 +1,68 @@
+"""A child is started again when it ends, ends with its parent, and finds what its parent found."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from running import run
+
+from service.process import REFUSED, Child, Refused
+
+
+def decoy(folder: Path, status: int) -> None:
+    """A module that ends whoever imports it in place of the real one."""
+    (folder / "structlog.py").write_text(f"raise SystemExit({status})")
+
+
+async def test_a_child_that_ends_is_started_again_until_it_is_told_to_stop() -> None:
+    restarts = asyncio.Semaphore(0)
+    child = Child("of no known role", {})
+    running = asyncio.create_task(child.run(on_restart=restarts.release))
+    for _ in range(2):
+        await restarts.acquire()
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
+async def test_a_child_that_refuses_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoy(tmp_path, REFUSED)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Refused, match="engine"):
+        await Child("engine", {}).run()
+
+
+async def test_a_child_does_not_import_what_happens_to_lie_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoy(tmp_path, REFUSED)
+    monkeypatch.chdir(tmp_path)
+    ended = asyncio.Event()
+    child = Child("of no known role", {})
+    running = asyncio.create_task(child.run(on_restart=ended.set))
+    await asyncio.wait([running, waiting := asyncio.create_task(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+    assert waiting.done()
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
+async def test_a_child_that_is_stopped_while_it_is_started_ends_too() -> None:
+    child = Child("engine", {})
+    running = asyncio.create_task(child.run())
+    await asyncio.sleep(0)  # now it is being started
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
+@pytest.mark.parametrize("role", ["engine", "worker"])
+def test_the_roles_of_children_are_no_commands(role: str) -> None:
+    ended = run(role)
+    assert ended.returncode == 2
+    assert "invalid choice" in ended.stderr
+
+
+def test_a_child_without_a_parent_says_so() -> None:
+    ended = run("_engine")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("volo: this is for `volo serve` to start")
+    assert len(ended.stderr.splitlines()) == 1

@@ -1,0 +1,194 @@
+"""The whole service as processes: it starts, outlives the death of its parts, and leaves nothing behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from running import CAT, PATIENCE_S, ROOT, Service, alive, environment, serving, until
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), VOLO_WORKERS="2") as service:
+        until(service.is_ready)
+        yield service
+
+
+def counted(service: Service, sample: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    return sum(
+        each.value
+        for family in text_string_to_metric_families(service.get("/metrics").text)
+        for each in family.samples
+        if each.name == sample and labels.items() <= each.labels.items()
+    )
+
+
+def test_it_says_where_it_listens_and_how_to_try_it(service: Service) -> None:
+    (ready,) = until(lambda: service.said("ready"))
+    assert ready["url"] == service.url
+    assert ready["try_it"] == f"curl --data-binary @models/data/samples/cat.jpg {service.url}/predict"
+    assert (ready["model"], ready["device"]) == ("embedded", "cpu")
+
+
+def test_it_names_what_is_in_a_picture(service: Service) -> None:
+    answer = service.predict()
+    assert answer.status_code == 200
+    assert answer.json()["model"] == "embedded"
+    assert len(answer.json()["predictions"]) == 5
+
+
+def test_titles_say_who_is_who(service: Service) -> None:
+    assert Path(f"/proc/{service.process.pid}/cmdline").read_text().startswith("volo: supervisor")
+    assert sorted(service.children) == ["volo: engine cpu", "volo: worker 0", "volo: worker 1"]
+
+
+def test_http_workers_stay_small(service: Service) -> None:
+    status = Path(f"/proc/{service.children['volo: worker 0']}/status").read_text()
+    resident_kb = int(status.partition("VmRSS:")[2].split()[0])
+    assert resident_kb < 150_000
+
+
+def test_http_workers_do_without_torch() -> None:
+    check = "import sys, service.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, env=environment()).returncode == 0
+
+
+def test_all_workers_metrics_are_one_truth(service: Service) -> None:
+    workers = [service.children["volo: worker 0"], service.children["volo: worker 1"]]
+    before = counted(service, "volo_requests_total", endpoint="/predict", outcome="ok")
+    pictures = counted(service, "volo_pictures_total")
+    for stopped, count in zip(workers, (2, 3), strict=True):
+        os.kill(stopped, signal.SIGSTOP)  # so that the other one answers
+        for _ in range(count):
+            assert service.predict().status_code == 200
+        os.kill(stopped, signal.SIGCONT)
+    for stopped in workers:
+        os.kill(stopped, signal.SIGSTOP)
+        assert counted(service, "volo_requests_total", endpoint="/predict", outcome="ok") == before + 5
+        assert counted(service, "volo_request_seconds_count", endpoint="/predict") == before + 5
+        assert counted(service, "volo_stage_seconds_count", stage="device") == before + 5
+        assert counted(service, "volo_pictures_total") == pictures + 5
+        os.kill(stopped, signal.SIGCONT)
+
+
+def test_a_killed_worker_is_replaced_and_what_it_counted_stays(service: Service) -> None:
+    before = counted(service, "volo_requests_total", endpoint="/predict", outcome="ok")
+    killed = service.children["volo: worker 1"]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: service.children.get("volo: worker 1", killed) != killed)
+    until(lambda: len([line for line in service.said("connected to the engine") if line["process"] == "worker 1"]) == 2)
+    assert service.predict().status_code == 200
+    assert counted(service, "volo_requests_total", endpoint="/predict", outcome="ok") == before + 1
+
+
+def test_a_killed_engine_is_replaced_and_counted(service: Service) -> None:
+    killed = service.children["volo: engine cpu"]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: not service.is_ready())
+    refused = service.predict()
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    until(lambda: service.children.get("volo: engine cpu", killed) != killed and service.is_ready())
+    assert service.predict().status_code == 200
+    assert counted(service, "volo_engine_restarts_total") == 1
+
+
+def test_its_log_is_json_and_has_the_request_ids(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/nothing%1b%5B2J%0A", headers={"x-request-id": "from-the-caller"})
+    assert answer.status_code == 404
+    (line,) = until(lambda: [line for line in service.said("request") if line["request_id"] == "from-the-caller"])
+    assert line["outcome"] == "not_found"
+    assert line["endpoint"] == "unmatched"
+    assert line["process"].startswith("worker ")
+
+
+def test_asked_to_stop_it_is_not_ready_first_then_answers_all_it_has_and_leaves_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path, VOLO_WORKERS="1", VOLO_GRACE_S="1") as service:
+        until(service.is_ready)
+        children = service.children
+        with _half_sent_picture(service.url) as connection:
+            service.process.terminate()
+            until(lambda: not service.is_ready())
+            assert service.get("/health/ready").json()["reasons"] == ["the service is shutting down"]
+            assert service.predict().status_code == 200
+            until(lambda: _refuses(service.url))
+            connection.sendall(CAT.read_bytes()[1000:])
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        assert service.process.wait(PATIENCE_S) == 0
+    assert not any(alive(pid) for pid in children.values())
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def _half_sent_picture(url: str) -> socket.socket:
+    """A connection whose request is being read by the service."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {CAT.stat().st_size}\r\nExpect: 100-continue\r\n\r\n"
+    connection.sendall(head.encode())
+    assert connection.recv(100).startswith(b"HTTP/1.1 100")
+    connection.sendall(CAT.read_bytes()[:1000])
+    return connection
+
+
+def _refuses(url: str) -> bool:
+    try:
+        httpx.get(url)
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+def test_ctrl_c_ends_it_at_once_even_while_it_starts(tmp_path: Path) -> None:
+    with serving(tmp_path, VOLO_GRACE_S="1000") as service:
+        until(lambda: "volo: worker 0" in service.children)
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(PATIENCE_S) == 0
+        assert "Traceback" not in service.text
+
+
+def test_a_second_ctrl_c_does_not_wait_for_what_is_under_way(tmp_path: Path) -> None:
+    with serving(tmp_path) as service, _half_sent_picture(service.url):
+        children = service.children
+        service.process.send_signal(signal.SIGINT)
+        until(lambda: service.said("stopping"))
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(PATIENCE_S) == 130
+        until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
+        assert list((tmp_path / "tmp").iterdir()) == []
+        assert "Traceback" not in service.text
+
+
+def test_if_the_supervisor_is_killed_its_children_go_too(tmp_path: Path) -> None:
+    with serving(tmp_path) as service:
+        until(lambda: {"volo: worker 0", "volo: engine"} <= service.children.keys())
+        children = service.children
+        service.process.kill()
+        until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_asked_for_and_missing_is_a_refusal_to_start(tmp_path: Path) -> None:
+    with serving(tmp_path, VOLO_DEVICE="cuda") as service:
+        assert service.process.wait(PATIENCE_S) == 78
+        (reason,) = service.said("cannot start")
+        assert reason["reason"].startswith("The device cuda was asked for, but torch")
+        assert not service.said("process ended")
+
+
+def test_a_busy_port_is_a_clear_message(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        with serving(tmp_path, "service", "serve", "--port", port) as service:
+            assert service.process.wait(PATIENCE_S) == 1
+            (line,) = service.log
+            assert line["url"] == f"http://127.0.0.1:{port}"
+            assert line["reason"].startswith("Address already in use; choose another")
