@@ -9,7 +9,9 @@ Importing this package does not import torch; calling these does.
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ def load_model(
             catalogue's, those saved in the checkpoint, or ImageNet's if there are 1000 classes; others are
             not guessed.
         image_size: pixels on a side, if it is to be another than the checkpoint's.
-        crop_pct: by default the catalogue's for this variant and size, otherwise 0.96.
+        crop_pct: by default what is saved in the checkpoint, or the catalogue's for this variant and size,
+            otherwise 0.96.
         sha256: what the file's SHA-256 must be, in hexadecimal.
 
     Raises:
@@ -75,14 +78,30 @@ def load_model(
 
     found = zoo.resolve(source)
     path = _checkpoint(found, sha256)
-    variant, model = weights.load(path, image_size)
+    if isinstance(found, Path):
+        name, (variant, model) = path.name.partition(".")[0], weights.load(path, image_size)
+    else:
+        size = found.image_size if image_size is None else image_size
+        name, (variant, model) = found.name, weights.load(path, size, found.variant)
+    if crop_pct is None:
+        crop_pct = weights.read_crop_pct(path) or zoo.crop_pct(variant, model.config.image_size)
     return Classifier(
         model,
-        name=path.name.partition(".")[0] if isinstance(found, Path) else found.name,
-        crop_pct=crop_pct or zoo.crop_pct(variant, model.config.image_size),
+        name=name,
+        crop_pct=crop_pct,
         labels=_labels(found, path, model.config.num_classes, labels),
         device=device,
     )
+
+
+def __getattr__(room: str) -> ModuleType:
+    """``models.preprocess`` and the like, without an import of their own."""
+    if room.startswith("_"):
+        raise AttributeError(room)
+    try:
+        return import_module(f"models.{room}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"models has no {room!r}") from error
 
 
 def _checkpoint(found: Model | Path, sha256: str | None) -> Path:

@@ -1,5 +1,6 @@
 """Augmentation in batches, on whatever device the pictures are: every picture of a batch gets its own draw."""
 
+import random
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,7 @@ class Augment:
         self.strength = strength
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
+        self.coin = random.Random(seed)  # for what the host decides: a device asked for a number makes it wait
 
     def __call__(self, pictures: Tensor, grid: int) -> Mixed:
         """Augment pictures [B, 3, S, S] uint8, to be seen by a model with ``grid`` patches a side."""
@@ -80,7 +82,7 @@ class Augment:
         return Mixed(torch.lerp(x, x[partner], pixels), partner, share)
 
     def _share(self, batch: int, grid: int) -> Tensor:
-        draw = float(self._uniform(1))
+        draw = self.coin.random()
         if draw < 0.5 * self.strength:
             return self._boxes(self._uniform(batch), grid).float()
         if draw < 0.8 * self.strength:

@@ -1,5 +1,6 @@
 """A model ready to be asked: pictures in, scores out."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Classifier:
-    """A model with all that is needed to name what is in a picture: its crop, its labels, its device."""
+    """A model with all that is needed to name what is in a picture: its crop, its labels, its device.
+
+    Raises:
+        ValueError: ``crop_pct`` is not above 0, or leaves no pixel.
+    """
 
     def __init__(
         self,
@@ -29,6 +34,8 @@ class Classifier:
         labels: Sequence[Label],
         device: str | torch.device = "cpu",
     ) -> None:
+        if crop_pct <= 0 or model.config.image_size / crop_pct < 1:
+            raise ValueError(f"crop_pct {crop_pct:g} leaves nothing of {model.config.image_size} pixels")
         self.name = name
         self.image_size = model.config.image_size
         self.crop_pct = crop_pct
@@ -62,6 +69,15 @@ class Classifier:
 
 def normalise(pixels: Tensor) -> Tensor:
     """Pixels [B, 3, S, S] in 0..255 -> what the models were trained on: ImageNet's mean 0 and deviation 1, float32."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1) * 255
+    mean, std = _statistics(pixels.device)
     return (pixels.float() - mean) / std
+
+
+@functools.cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each colour, in 0..255; once a device, because to bring them there makes it wait."""
+    with torch.inference_mode(False):  # whoever asks first, training can use them too
+        mean, std = (
+            torch.tensor(figures, device=device).view(3, 1, 1) * 255 for figures in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+    return mean, std

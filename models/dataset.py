@@ -51,13 +51,15 @@ class Dataset:
         return Dataset(self.pictures[indices], self.labels[indices])
 
 
-def load_dataset(sources: list[Path], size: int) -> Dataset:
+def load_dataset(sources: list[Path], size: int, labels: Sequence[Label] | None = None) -> Dataset:
     """Decode every picture of the shards or class folders into memory, cropped to ``size`` pixels a side.
 
+    With ``labels``, folders are classes by their names; without, by their order.
+
     Raises:
-        ValueError: there is no picture.
+        ValueError: there is no picture, or a folder's class is none of the labels.
     """
-    examples = list(iterate_examples(sources))
+    examples = list(iterate_examples(sources) if labels is None else examples_for(labels, sources))
     if not examples:
         raise ValueError(f"no pictures in {', '.join(map(str, sources))}")
     pictures = torch.empty(len(examples), 3, size, size, dtype=torch.uint8)

@@ -28,7 +28,7 @@ from models.augment import Augment, Mixed
 from models.classifier import normalise
 from models.dataset import Dataset, class_names, load_dataset
 from models.labels import Label, LabelsError, load_labels, parse_labels
-from models.volo import VARIANTS, Heads, Volo
+from models.volo import VARIANTS, Heads, Volo, VoloConfig
 from models.weights import resize_position
 
 HELD_OUT = 2500
@@ -51,6 +51,16 @@ class Recipe:
     label_smoothing: float = 0.1
     ema_decay: float = 0.9995
     seed: int = 0
+
+    def config(self, size: int) -> VoloConfig:
+        """The variant for pictures of a size.
+
+        Raises:
+            ValueError: there is no such variant, or not for this size.
+        """
+        if self.variant not in VARIANTS:
+            raise ValueError(f"no variant is called {self.variant!r}; there are {', '.join(VARIANTS)}")
+        return dataclasses.replace(VARIANTS[self.variant], image_size=size)
 
     @property
     def epochs(self) -> int:
@@ -76,7 +86,7 @@ class Trainer:
         self.recipe = recipe
         self.device = device
         self.epoch = 0
-        config = dataclasses.replace(VARIANTS[recipe.variant], num_classes=num_classes, image_size=recipe.size(0))
+        config = dataclasses.replace(recipe.config(recipe.size(0)), num_classes=num_classes)
         self._adopt(Volo(config), None)
 
     def _adopt(self, model: Volo, ema_state: dict[str, Tensor] | None) -> None:
@@ -212,11 +222,19 @@ def export(trainer: Trainer, by: float, labels: Sequence[Label] | None, path: Pa
         for name, value in trainer.ema.state_dict().items()
         if name != "n_averaged"
     }
-    notes = {"variant": trainer.recipe.variant, "epochs": str(trainer.epoch), "temperature": f"{by:.2f}"}
+    notes = {
+        "variant": trainer.recipe.variant,
+        "crop_pct": "1.0",  # as load_dataset crops
+        "epochs": str(trainer.epoch),
+        "temperature": f"{by:.2f}",
+        "recipe": json.dumps(dataclasses.asdict(trainer.recipe)),
+    }
     if labels is not None:
         notes["labels"] = json.dumps([dataclasses.asdict(label) for label in labels])
-    save_file(calibrated(state, by), path, metadata=notes)
-    path.chmod(0o644)  # safetensors writes files that nobody else may read
+    unfinished = path.with_suffix(".tmp")
+    save_file(calibrated(state, by), unfinished, metadata=notes)
+    unfinished.chmod(0o644)  # safetensors writes files that nobody else may read
+    unfinished.replace(path)
 
 
 def class_labels(sources: list[Path], file: Path | None) -> tuple[Label, ...] | None:
@@ -240,11 +258,17 @@ def count_classes(full: Dataset, labels: Sequence[Label] | None) -> int:
 
 
 def train(recipe: Recipe, sources: list[Path], out: Path, device: torch.device, label_file: Path | None = None) -> None:
-    """Train by the recipe, with a checkpoint and weights in ``out`` after every epoch."""
+    """Train by the recipe, with a checkpoint and weights in ``out`` after every epoch.
+
+    Raises:
+        ValueError: the recipe or the pictures do not make sense; the message says why.
+    """
+    for size, _ in recipe.stages:  # now, not when the first of its epochs comes
+        recipe.config(size)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     labels = class_labels(sources, label_file)
-    full = load_dataset(sources, max(size for size, _ in recipe.stages)).to(device)
+    full = load_dataset(sources, max(size for size, _ in recipe.stages), labels).to(device)
     pictures, held_out = full.split(min(HELD_OUT, math.ceil(len(full) / 10)), recipe.seed)
     trainer = Trainer(recipe, count_classes(full, labels), device)
     if checkpoint.exists():

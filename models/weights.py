@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import pickle
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from models.volo import VARIANTS, Volo, VoloConfig
 
 State = dict[str, Tensor]
 
+_REFUSED = re.compile(r"GLOBAL (\S+)")  # in torch's words: what a pickle would have had run
 _LISTED_NAMES = 3  # of many wrong ones: the first few tell what kind of file this is
 
 
@@ -25,20 +28,23 @@ class WeightsError(ValueError):
     """A checkpoint that cannot be read, or is not this model's; the message says why."""
 
 
-def load(path: Path, image_size: int | None = None) -> tuple[str, Volo]:
+def load(path: Path, image_size: int | None = None, variant: str | None = None) -> tuple[str, Volo]:
     """The model in a checkpoint, in eval mode on the CPU, and the name of its variant.
 
-    ``image_size`` in pixels: another than the checkpoint's resizes the position embedding.
+    ``image_size`` in pixels: another than the checkpoint's resizes the position embedding. ``variant``: what it has to
+    be of, if that matters.
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightsError: the file is torn, no checkpoint, or of no known variant.
+        WeightsError: the file is torn, no checkpoint, of no known variant, or of another one.
         ValueError: the variant cannot be built for ``image_size``.
     """
     state = read(path)
     try:
-        variant, config = infer_config(state)
-        return variant, build(replace(config, image_size=image_size or config.image_size), state)
+        found, config = infer_config(state)
+        if variant not in (None, found):
+            raise WeightsError(f"it holds {found}, not {variant}")
+        return found, build(config if image_size is None else replace(config, image_size=image_size), state)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 
@@ -56,6 +62,12 @@ def read(path: Path) -> State:
         raise FileNotFoundError(f"there is no weights file {path}")
     try:
         return unwrap(load_file(path) if path.suffix == ".safetensors" else _unpickle(path))
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError as error:
+        if refused := _REFUSED.search(str(error)):
+            raise WeightsError(f"{path} holds more than tensors and plain values: {refused[1]}") from error
+        raise WeightsError(f"{path} is torn, or no checkpoint") from error
     except Exception as error:  # a torn pickle raises nearly anything: EOFError, OSError, even UserWarning
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{path} is torn, or no checkpoint: {reason}") from error
@@ -75,14 +87,24 @@ def read_labels(path: Path) -> tuple[Label, ...] | None:
     Raises:
         LabelsError: what is there is no list of names.
     """
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, framework="pt") as file:
-        written = (file.metadata() or {}).get("labels")
+    written = _notes(path).get("labels")
     try:
         return None if written is None else parse_labels(json.loads(written))
     except ValueError as error:  # bad JSON, bad names
         raise LabelsError(f"{path}: {error}") from error
+
+
+def read_crop_pct(path: Path) -> float | None:
+    """The crop that a model was trained for, which travels with weights as their class names do."""
+    written = _notes(path).get("crop_pct")
+    return None if written is None else float(written)
+
+
+def _notes(path: Path) -> dict[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def unwrap(checkpoint: Any) -> State:

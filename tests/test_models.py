@@ -1,5 +1,7 @@
 """The package's two entry points."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +14,8 @@ import models
 from models.download import DownloadError
 from models.labels import LabelsError
 from models.volo import VARIANTS
-from models.zoo import UnknownModel
+from models.weights import WeightsError
+from models.zoo import CATALOGUE, UnknownModel
 
 
 def saved(folder: Path, num_classes: int, names: str | None = None) -> Path:
@@ -46,6 +49,38 @@ def test_a_checkpoint_with_its_own_class_names_needs_nothing_else(tmp_path: Path
     classifier = models.load_model(saved(tmp_path, 2, '["cat", "dog"]'))
     assert [label.name for label in classifier.labels] == ["cat", "dog"]
     assert (classifier.name, classifier.image_size, classifier.crop_pct) == ("mine", 64, 1.0)
+
+
+def test_the_embedded_model_is_what_the_catalogue_says_and_small() -> None:
+    entry, classifier = CATALOGUE["embedded"], models.load_model("embedded")
+    assert (classifier.image_size, classifier.crop_pct) == (entry.image_size, entry.crop_pct)
+    assert classifier.labels == entry.labels
+    assert isinstance(entry.weights, Path)
+    assert entry.weights.stat().st_size <= 16e6
+    assert entry.cost.parameters == sum(p.numel() for p in classifier.model.parameters()) <= 8e6
+
+
+def test_weights_of_another_variant_than_the_catalogues_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(CATALOGUE["embedded"], variant="volo_tiny")
+    monkeypatch.setattr("models.zoo.CATALOGUE", {"embedded": wrong})
+    with pytest.raises(WeightsError, match="it holds volo_nano, not volo_tiny"):
+        models.load_model("embedded")
+
+
+@pytest.mark.parametrize("crop_pct", [0.0, -1.0, 300.0])
+def test_a_crop_that_leaves_nothing_is_refused(crop_pct: float) -> None:
+    with pytest.raises(ValueError, match="leaves nothing of 64 pixels"):
+        models.load_model("embedded", crop_pct=crop_pct)
+
+
+def test_its_modules_need_no_import_of_their_own() -> None:
+    command = "import models; print(models.preprocess.crop.__name__, models.outlook.OutlookAttention.__name__)"
+    said = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["crop", "OutlookAttention"]
+    with pytest.raises(AttributeError, match="models has no 'nonsense'"):
+        _ = models.nonsense
 
 
 def test_a_thousand_classes_are_imagenets(tmp_path: Path) -> None:

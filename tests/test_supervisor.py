@@ -144,6 +144,8 @@ def _refuses(url: str) -> bool:
         httpx.get(url)
     except httpx.ConnectError:
         return True
+    except httpx.TransportError:  # it was in line when listening ended
+        return False
     return False
 
 

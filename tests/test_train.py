@@ -218,6 +218,19 @@ def test_fewer_names_than_classes_are_refused(dataset: Dataset) -> None:
         count_classes(dataset, [Label("cat")])
 
 
+def test_stages_that_cannot_be_are_refused_before_anything_is_done(tmp_path: Path, shard: Path) -> None:
+    with pytest.raises(ValueError, match="image size 50 is not a multiple of 8"):
+        train(replace(RECIPE, stages=((16, 1), (50, 1))), [shard], tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_and_a_file_of_names_go_together_by_name_not_by_place(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "folder", PICTURES, CLASSES, ["cat", "dog"])
+    by_place = load_dataset([folder], 16)
+    by_name = load_dataset([folder], 16, [Label("dog"), Label("cat")])
+    assert by_name.labels.tolist() == [1 - label for label in by_place.labels.tolist()]
+
+
 def test_a_file_of_names_comes_before_the_folders(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "folder", PICTURES, CLASSES, ["n01", "n02"])
     assert class_labels([folder], None) == (Label("n01"), Label("n02"))
