@@ -69,8 +69,13 @@ class Engine:
         async with asyncio.TaskGroup() as self._tasks:
             self._tasks.create_task(self._keep_pulse())
             while True:
-                sock, _ = await loop.sock_accept(listener)
-                self._tasks.create_task(self._serve_worker(sock))
+                try:
+                    sock, _ = await loop.sock_accept(listener)
+                except OSError as error:  # no descriptor is left, say: what is under way shall not end for that
+                    logger.error("cannot accept a worker", reason=repr(error))
+                    await asyncio.sleep(PULSE_S)
+                else:
+                    self._tasks.create_task(self._serve_worker(sock))
 
     async def _serve_worker(self, sock: socket.socket) -> None:
         try:
@@ -119,6 +124,10 @@ class Engine:
         started_s = time.monotonic()
         scores, whole = await self._score(batch.jobs)
         device_s = time.monotonic() - started_s
+        del self._started[batch]
+        self._queue.finished(batch, device_s if whole else None)
+        self._pump()
+        await asyncio.sleep(0)  # the next run goes to the device first, and answers are written beside it
         for job, row in zip(batch.jobs, scores, strict=True):
             job.key.answer(
                 Outcome.FAILED if row is None else Outcome.OK,
@@ -127,9 +136,6 @@ class Engine:
                 queue_s=started_s - job.arrival_s,
                 device_s=device_s,
             )
-        del self._started[batch]
-        self._queue.finished(batch, device_s if whole else None)
-        self._pump()
 
     async def _score(self, jobs: tuple[Job, ...]) -> tuple[list[Scores | None], bool]:
         """The scores of each job's picture, and whether one run gave them all.
@@ -165,18 +171,19 @@ class Engine:
     async def _on_device(self, jobs: tuple[Job, ...], size: int) -> list[Scores | None]:
         pictures = [job.key.pixels for job in jobs]
         rows = await self._in_thread(functools.partial(self._device.run, pictures, size))
-        if len(rows) != len(jobs):
-            raise ValueError(f"{len(jobs)} pictures gave {len(rows)} rows of scores")
+        if rows.shape != (len(jobs), len(self._card.labels)):
+            raise ValueError(f"{len(jobs)} pictures gave scores of the shape {rows.shape}")
         metrics.batches.inc()
         metrics.pictures.inc(len(jobs))
         metrics.batch_size.observe(len(jobs))
         metrics.padded_places.inc(size - len(jobs))
-        return [row if np.isfinite(row).all() else None for row in rows]
+        sound = [bool(np.isfinite(row).all()) for row in rows]
+        if any(sound):
+            self._last_success_s = time.monotonic()
+        return [row if good else None for row, good in zip(rows, sound, strict=True)]
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        self._last_success_s = time.monotonic()
-        return result
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _keep_pulse(self) -> None:
         """Tell the workers every second how the engine is; when the device has long done nothing, see that it can."""
@@ -194,6 +201,7 @@ class Engine:
         """See that the device still can, and what it costs now: after a slow spell nothing else might tell."""
         started_s = time.monotonic()
         await self._in_thread(self._device.probe)
+        self._last_success_s = time.monotonic()
         self._queue.costs.learn(1, time.monotonic() - started_s)
 
     def _pulse(self) -> Pulse:

@@ -64,6 +64,7 @@ class Link:
         self._channel: Channel | None = None
         self._pulse: Pulse | None = None
         self._pulse_at_s = 0.0
+        self._first_pulse = asyncio.Event()
 
     async def run(self, path: Path) -> None:
         """Stay connected to the socket at ``path``, one engine after the other, until cancelled."""
@@ -107,8 +108,13 @@ class Link:
         What ``load`` raises is raised here.
         """
         card = slot.slab.card
-        slot.user = asyncio.get_running_loop().run_in_executor(self._decoders, load, slot.pixels, card)
-        await asyncio.shield(slot.user)  # a thread cannot be stopped: the slot stays taken until it is done
+        work = self._decoders.submit(load, slot.pixels, card)
+        slot.user = asyncio.wrap_future(work)
+        try:
+            await asyncio.shield(slot.user)
+        except asyncio.CancelledError:
+            work.cancel()  # if it has not begun: a thread cannot be stopped, the slot stays taken until it is done
+            raise
         return card
 
     async def classify(self, slot: Slot, deadline_s: float) -> Answer:
@@ -127,7 +133,8 @@ class Link:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         slot.user = answer
         sent = self._sent[slot.number] = _Sent(Order(Kind.SUBMIT, slot.number, time.monotonic(), deadline_s), answer)
-        self._send(sent.order)
+        if self._channel is not None:
+            self._channel.send(sent.order.encode())
         try:
             return _judged(await asyncio.shield(answer))
         except asyncio.CancelledError:
@@ -168,11 +175,25 @@ class Link:
         except BaseException:
             sock.close()
             raise
+        await self._accepted(channel)
         self._channel = channel
         for sent in self._sent.values():
             channel.send(sent.order.encode())
         logger.info("connected to the engine", model=card.model, device=card.device, sent_again=len(self._sent))
         return channel
+
+    async def _accepted(self, channel: Channel) -> None:
+        """Wait for the engine's first pulse: it has taken the slab.
+
+        Raises:
+            ConnectionError: it has turned us away.
+        """
+        pulse = asyncio.create_task(self._first_pulse.wait())
+        ends: list[asyncio.Future[Any]] = [pulse, channel.closed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        pulse.cancel()
+        if channel.closed.done():
+            raise ConnectionError("the engine turned us away")
 
     def _slab_for(self, card: ModelCard) -> Slab:
         """The slots that the model needs. Pictures that lie in another model's are of no use to it."""
@@ -189,12 +210,9 @@ class Link:
         if self._channel is not None:
             self._channel.close()
         self._channel = self._pulse = None
+        self._first_pulse.clear()
         for sent in [sent for sent in self._sent.values() if sent.cancelled]:
             self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
-
-    def _send(self, order: Order) -> None:
-        if self._channel is not None:
-            self._channel.send(order.encode())
 
     def _cancel(self, sent: _Sent) -> None:
         if sent.answer.done():
@@ -203,7 +221,7 @@ class Link:
         if self._channel is None:
             self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
         else:
-            self._send(Order(Kind.CANCEL, sent.order.slot))
+            self._channel.send(Order(Kind.CANCEL, sent.order.slot).encode())
 
     def _received(self, message: bytes) -> None:
         report = decode_report(message)
@@ -211,6 +229,7 @@ class Link:
             self._settle(report)
         else:
             self._pulse, self._pulse_at_s = report, time.monotonic()
+            self._first_pulse.set()
 
     def _settle(self, answer: Answer) -> None:
         sent = self._sent.pop(answer.slot, None)

@@ -53,14 +53,15 @@ class Child:
         Raises:
             Refused: it cannot work as it is set up.
         """
-        pause_s = 0.0
+        pause_s, worked = 0.0, False
         while not self._stopping.is_set():
             started_s = time.monotonic()
             status = await self._run_once()
             if self._stopping.is_set():
                 return
-            if status == REFUSED:
+            if status == REFUSED and not worked:
                 raise Refused(self._role)
+            worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
             pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
             logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
             on_restart()

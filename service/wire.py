@@ -207,6 +207,7 @@ class Channel(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._receive = _ignore  # it may hold the worker and its slab, which shall go now, not at the next collection
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -217,3 +218,7 @@ class Channel(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
+
+
+def _ignore(message: bytes) -> None:
+    """Nobody listens any more."""

@@ -35,7 +35,12 @@ class Place:
         device_s: float = 0.0,
         retry_after_s: float = 0.0,
     ) -> None:
-        """Write the scores [classes] beside the picture, if there are any, and give the slot back."""
+        """Write the scores [classes] beside the picture, if there are any, and give the slot back.
+
+        To a worker that is gone nothing is said, nor written: it may already use the slot otherwise.
+        """
+        if self.worker.channel.closed.done():
+            return
         if scores is not None:
             self.worker.slab.scores[self.slot] = scores
         self.worker.channel.send(Answer(outcome, self.slot, batch_size, queue_s, device_s, retry_after_s).encode())

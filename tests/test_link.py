@@ -222,9 +222,9 @@ async def test_a_deadline_that_passes_in_the_queue_is_told(device: FakeDevice, p
     async with running_engine(device, path, cost_s=0.05) as engine, linked(path) as link:
         first = asyncio.create_task(ask(link, 0))
         await device.under_way()
-        late = asyncio.create_task(ask(link, 1, patience_s=0.2))
+        late = asyncio.create_task(ask(link, 1, patience_s=1.0))
         await until(lambda: engine._queue.depth == 1)
-        await asyncio.sleep(0.2)  # until its deadline has passed
+        await asyncio.sleep(1.0)  # until its deadline has passed
         device.gate.set()
         assert await first == 0
         with pytest.raises(DeadlineExceeded):
