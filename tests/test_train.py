@@ -16,8 +16,8 @@ from models.augment import Mixed
 from models.dataset import Dataset, load_dataset
 from models.evaluate import evaluate
 from models.labels import Label, LabelsError
+from models.recipe import Recipe
 from models.train import (
-    Recipe,
     Trainer,
     calibrated,
     class_labels,
