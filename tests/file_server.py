@@ -27,7 +27,6 @@ class FileServer:
     files: dict[str, bytes] = field(default_factory=dict)
     cut_after: dict[str, int] = field(default_factory=dict)
     """Path -> how many bytes of the next answer's body are sent before the connection is dropped."""
-    ranges: bool = True
     seen: list[Seen] = field(default_factory=list)
 
     def gets(self, path: str) -> list[str]:
@@ -62,9 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         state.seen.append(Seen(self.command, self.path, asked))
         content = state.files.get(self.path)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.ranges else 0
-        if content is None or start >= len(content):
-            self.send_response(404 if content is None else 416)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if content is None:
+            self.send_response(404)
             self._end_headers({"Content-Length": "0", "X-Error-Code": "EntryNotFound"})
             return b""
         self.send_response(206 if start else 200)

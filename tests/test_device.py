@@ -11,12 +11,23 @@ from models.volo import VARIANTS
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, ladder, resolve_device
 
 
-def small_device(where: str = "cpu", max_batch: int = 4, patience_s: float = 60.0) -> Device:
-    """A device with a small model of random weights on it."""
+def small_classifier(where: str = "cpu") -> Classifier:
+    """A small model of random weights."""
     torch.manual_seed(0)
     model = models.create_model(VARIANTS["volo_nano"], image_size=32, num_classes=10)
     labels = [Label(str(index)) for index in range(10)]
-    return Device(Classifier(model, name="small", crop_pct=1.0, labels=labels, device=where), max_batch, patience_s)
+    return Classifier(model, name="small", crop_pct=1.0, labels=labels, device=where)
+
+
+def small_device(where: str = "cpu", max_batch: int = 4) -> Device:
+    return Device(small_classifier(where), max_batch, patience_s=60.0)
+
+
+class SecondAPicture(Device):
+    """Takes a second for each picture, by its own account."""
+
+    def _timed(self, size: int) -> float:
+        return float(size)
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -45,8 +56,11 @@ def test_warming_up_runs_every_size_and_tells_what_it_costs() -> None:
     assert all(seconds > 0 for seconds in costs.values())
 
 
-def test_sizes_that_take_longer_than_patience_are_not_offered() -> None:
-    assert list(small_device(max_batch=4, patience_s=0.0).warm_up()) == [1]
+@pytest.mark.parametrize(("patience_s", "sizes"), [(0.5, [1]), (1.0, [1]), (2.5, [1, 2]), (4.0, [1, 2, 4])])
+def test_sizes_that_take_longer_than_patience_are_not_offered_but_the_smallest(
+    patience_s: float, sizes: list[int]
+) -> None:
+    assert list(SecondAPicture(small_classifier(), 4, patience_s).warm_up()) == sizes
 
 
 def test_a_picture_alone_gets_what_it_gets_in_a_padded_batch() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,10 +19,12 @@ from structlog.testing import capture_logs
 from service.batching import Queue
 from service.costs import Costs
 from service.device import DeviceFault
-from service.engine import Engine, main
+from service.engine import PROBE_S, Engine, main
 from service.errors import InferenceFailed
 from service.link import Link
 from service.process import REFUSED
+from service.wire import Kind, Order
+from service.workers import Place
 
 
 @pytest.fixture
@@ -55,6 +58,17 @@ async def test_an_idle_device_starts_a_lone_picture_at_once(path: Path) -> None:
     async with running_engine(device, path, cost_s=5.0), linked(path) as link:
         assert await ask(link, 1) == 1
     assert (device.batches, device.sizes) == ([[1]], [1])
+
+
+async def test_no_timer_stands_between_an_order_and_its_run(path: Path) -> None:
+    device = FakeDevice()
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path):
+        (worker,) = engine._workers
+        soon_s = time.monotonic() + 30
+        engine._take(Place(worker, 0), Order(Kind.SUBMIT, 0, soon_s, soon_s))
+        await asyncio.sleep(0)
+        assert len(engine._started) == 1
 
 
 async def test_what_came_while_the_device_was_busy_runs_together_in_one_padded_run(path: Path) -> None:
@@ -109,6 +123,7 @@ async def test_a_device_of_no_use_ends_the_engine(path: Path, trouble: str, valu
     async with serving(device, path) as engine_task, linked(path) as link:
         asked = asyncio.create_task(ask(link, 1))
         await ended_by_fault(engine_task)
+        assert not asked.done()  # the next engine will see to it
         asked.cancel()
         await asyncio.wait([asked])
 
@@ -132,7 +147,7 @@ async def serving(device: FakeDevice, path: Path) -> AsyncIterator[asyncio.Task[
 
 async def ended_by_fault(task: asyncio.Task[None]) -> None:
     with pytest.raises(ExceptionGroup) as ended:
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PROBE_S / 2)
     assert ended.group_contains(DeviceFault)
 
 

@@ -10,9 +10,10 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def device() -> FakeDevice:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "engine.sock"
+
+
+@pytest.fixture(autouse=True)
+async def nothing_unforeseen() -> AsyncIterator[None]:
+    """Whatever a test does to them, both ends know what to make of it."""
+    unforeseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))
+    yield
+    assert unforeseen == []
 
 
 async def test_every_picture_gets_its_own_scores(device: FakeDevice, path: Path) -> None:
@@ -109,29 +119,26 @@ async def test_a_slot_on_the_device_is_not_lent_again_before_the_answer(device: 
 async def test_pictures_under_way_when_the_engine_dies_go_to_the_next_one(device: FakeDevice, path: Path) -> None:
     device.gate.clear()
     async with linked(path, when_well=False) as link:
-        asked = await left_behind(link, path, device, [0, 1, 2])
+        async with running_engine(device, path) as engine:
+            await until(lambda: link.ailments() == [])
+            asked = [asyncio.create_task(ask(link, 0))]
+            await device.under_way()
+            asked += [asyncio.create_task(ask(link, number)) for number in (1, 2, 3)]
+            await until(lambda: engine._queue.depth == 3)
+            asked[0].cancel()  # on the device
+            await asyncio.wait(asked[:1])
+        await until(link.ailments)
         assert link.ailments() == ["the engine is gone and being restarted"]
         with pytest.raises(EngineUnavailable), link.slot():
             pass
-        asked[1].cancel()
-        await asyncio.wait([asked[1]])
+        asked[1].cancel()  # while there is no engine
+        await asyncio.wait(asked[:2])
         second = FakeDevice()
         async with running_engine(second, path):
-            assert [await asked[0], await asked[2]] == [0, 2]
-            assert sorted(itertools.chain.from_iterable(second.batches)) == [0, 2]
+            assert [await asked[2], await asked[3]] == [2, 3]
+            assert sorted(itertools.chain.from_iterable(second.batches)) == [2, 3]
             assert await ask(link, 9) == 9
             await until(lambda: len(link._free) == 64)
-
-
-async def left_behind(link: Link, path: Path, device: FakeDevice, numbers: list[int]) -> list[asyncio.Task[int]]:
-    """Pictures that are under way when their engine dies; the device's gate is closed."""
-    async with running_engine(device, path):
-        await until(lambda: link.ailments() == [])
-        asked = [asyncio.create_task(ask(link, number)) for number in numbers]
-        await device.under_way()
-        await until(lambda: len(link._sent) == len(numbers))
-    await until(link.ailments)
-    return asked
 
 
 async def test_who_leaves_just_when_the_answer_comes_and_the_engine_dies_leaves_in_peace(
