@@ -94,7 +94,8 @@ def _cached(remote: Remote) -> list[Path]:
 
 def _from_network(remote: Remote, sha256: str | None, refused: Collection[Path]) -> Path:
     if constants.HF_HUB_OFFLINE:
-        raise DownloadError(f"no readable cache has it of {remote.hub_repo}, and HF_HUB_OFFLINE forbids the network")
+        sources = f"{remote.hub_repo} and {remote.release_url}"
+        raise DownloadError(f"no cache has the file, and HF_HUB_OFFLINE forbids to ask {sources}")
     try:
         return _from_hub(remote, sha256, refused)
     except DownloadError as error:

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import metrics
+from service.errors import ClientGone
 from service.logs import logger
 
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -74,6 +75,8 @@ class Accounting:
         try:
             await self._app(scope, receive, send)
         except Exception:
+            if record.outcome == ClientGone.code:
+                return
             record.outcome = "internal_error"
             if record.answering:
                 raise  # all that is left is to cut the connection; the server does, and logs it
@@ -90,7 +93,11 @@ def _signed(record: Record, send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = record.request_id
             headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.3f}" for name, ms in record.timings_ms().items())
-        await send(message)
+        try:
+            await send(message)
+        except (OSError, RuntimeError):  # what servers and loops say of a connection that is closed
+            record.outcome = ClientGone.code
+            raise
 
     return send_signed
 

@@ -250,7 +250,7 @@ def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
     started_s = time.monotonic()
     classifier = load_classifier(settings)
     device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4)
-    costs = Costs(device.warm_up())
+    costs = Costs(device.warm_up(rounds=3))
     card = ModelCard(
         classifier.name, str(classifier.device), classifier.image_size, classifier.crop_pct, classifier.labels
     )

@@ -21,6 +21,9 @@ Image.MAX_IMAGE_PIXELS = None
 # stranger's odd metadata is of no use to those who run the service.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
+MAX_SIDE = 65_535
+"""JPEG's own limit. Decoders take their time by the row: 50 million rows of one pixel cost seconds."""
+
 _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avi[fs]|mif1)",
     re.DOTALL,
@@ -53,7 +56,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     Raises:
         EmptyBody: there are no bytes.
         NotAnImage: the bytes are no picture in one of `FORMATS`.
-        TooManyPixels: the header promises more than `max_pixels`.
+        TooManyPixels: the header promises more than `max_pixels`, or more than `MAX_SIDE` on a side.
         TruncatedImage: they begin as a picture but cannot be read to its end.
     """
     if not data:
@@ -75,6 +78,8 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise TooManyPixels(f"The picture has {width} x {height} pixels; at most {max_pixels:,} are allowed.")
+    if max(size) > MAX_SIDE:
+        raise TooManyPixels(f"The picture has {width} x {height} pixels; at most {MAX_SIDE:,} on a side are allowed.")
     if width < 1 or height < 1:
         raise NotAnImage("The picture has no pixels.")
 

@@ -22,7 +22,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 requests = Counter("volo_requests_total", "Requests answered.", ["endpoint", "outcome"])
 request_seconds = Histogram(
     "volo_request_seconds",
-    "From a request's first byte to the end of its answer.",
+    "From a request's headers to the end of its answer.",
     ["endpoint"],
     buckets=SECONDS,
 )

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     workers: int = Field(0, ge=0, description="HTTP processes; 0 is one for every two cores.")
     max_batch: int = Field(16, ge=1, le=1024, description="Most pictures in one run of the model.")
     queue_limit: int = Field(256, ge=1, description="Most pictures that wait for the device; more are refused.")
-    timeout_s: float = Field(10.0, gt=0, description="Seconds a request may take from its first byte to its answer.")
+    timeout_s: float = Field(10.0, gt=0, description="Seconds a request may take from its headers to its answer.")
     max_bytes: int = Field(20_000_000, ge=1, description="Largest picture, in bytes as sent.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, in pixels.")
     grace_s: float = Field(

@@ -39,6 +39,7 @@ class GracefulServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http="httptools",
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -74,4 +75,4 @@ async def announce(link: Link, url: str) -> None:
 
 
 def _sample() -> str:
-    return os.path.relpath(str(files("models.data") / "samples" / "cat.jpg"))
+    return os.path.relpath(str(files("models.data") / "samples" / "coffee.jpg"))

@@ -119,3 +119,22 @@ async def test_what_is_not_a_request_passes_untouched() -> None:
 
     await Accounting(app, apology)({"type": "lifespan"}, nothing, nothing)
     assert seen == [{"type": "lifespan"}]
+
+
+async def test_who_has_left_when_the_answer_is_sent_is_gone_and_no_fault_of_ours() -> None:
+    async def closed(message: Message) -> None:
+        raise RuntimeError("unable to perform operation on a closed transport")
+
+    async def silence() -> Message:
+        return {"type": "http.disconnect"}
+
+    def count() -> float:
+        labels = {"endpoint": "unmatched", "outcome": "client_gone"}
+        return REGISTRY.get_sample_value("volo_requests_total", labels) or 0.0
+
+    before = count()
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with capture_logs() as logs:
+        await Accounting(fine, apology)(scope, silence, closed)
+    assert count() == before + 1
+    assert [line["event"] for line in logs] == ["request"]

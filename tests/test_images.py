@@ -232,6 +232,11 @@ def test_pixels_are_counted_before_anything_is_decoded() -> None:
         decode(header_only, 50_000_000)
 
 
+def test_a_side_no_camera_makes_is_refused_by_the_header_alone() -> None:
+    with pytest.raises(TooManyPixels, match="at most 65,535 on a side"):
+        decode(png(1, 65_536, 8, 2, b""), 50_000_000)
+
+
 def test_as_many_pixels_as_are_allowed_are_allowed() -> None:
     data = FILES["png"]
     assert decode(data, 64 * 32).size == (64, 32)

@@ -35,7 +35,7 @@ def counted(service: Service, sample: str, **labels: str) -> float:
 def test_it_says_where_it_listens_and_how_to_try_it(service: Service) -> None:
     (ready,) = until(lambda: service.said("ready"))
     assert ready["url"] == service.url
-    assert ready["try_it"] == f"curl --data-binary @models/data/samples/cat.jpg {service.url}/predict"
+    assert ready["try_it"] == f"curl --data-binary @models/data/samples/coffee.jpg {service.url}/predict"
     assert (ready["model"], ready["device"]) == ("embedded", "cpu")
 
 
