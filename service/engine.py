@@ -116,8 +116,15 @@ class Engine:
             job.key.answer(Outcome.EXPIRED)
         while batch := self._queue.take(now):
             self._started[batch] = now
-            self._tasks.create_task(self._run(batch))
+            self._start(batch)
         metrics.queue_depth.set(self._queue.depth)
+
+    def _start(self, batch: Batch) -> None:
+        run = self._run(batch)
+        try:
+            self._tasks.create_task(run)
+        except RuntimeError:  # the group is ending, and with it this engine: the next one gets these pictures
+            run.close()
 
     async def _run(self, batch: Batch) -> None:
         """One run on the device, from the batch to its answers."""

@@ -195,3 +195,14 @@ def test_an_engine_process_that_refuses_says_so_in_one_line_and_its_exit_status(
         assert process.wait(60) == REFUSED
         (line,) = log.read().splitlines()
     assert complaint in json.loads(line)["reason"]
+
+
+async def test_what_comes_while_the_engine_ends_is_left_to_the_next_one(path: Path) -> None:
+    device = FakeDevice()
+    async with running_engine(device, path) as engine, linked(path):
+        (worker,) = engine._workers
+        soon_s = time.monotonic() + 30
+        engine._tasks._abort()  # type: ignore[attr-defined]  # as a failed task of the group has it do
+        engine._take(Place(worker, 0), Order(Kind.SUBMIT, 0, soon_s, soon_s))
+        engine._pump()
+    assert device.batches == []
