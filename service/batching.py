@@ -78,11 +78,6 @@ class Queue:
         """How many jobs are on the device."""
         return sum(len(batch.jobs) for batch in self._running)
 
-    @property
-    def rate(self) -> float:
-        """Pictures a second, by the measured costs, with every lane running full batches."""
-        return self.lanes * self.costs.rate
-
     def predicted_wait_s(self, now: float) -> float:
         """Seconds from now to the start of a run that would hold the next in line."""
         return self._start_s(self.depth, self._starts(now)) - now

@@ -24,11 +24,6 @@ class Costs:
         """The most pictures that one run may hold."""
         return self.ladder[-1]
 
-    @property
-    def rate(self) -> float:
-        """Pictures a second of one lane that always runs full batches."""
-        return self.largest / self.seconds(self.largest)
-
     def padded_size(self, count: int) -> int:
         """The smallest rung that holds `count` pictures; the largest one if none does."""
         return self.ladder[min(bisect_left(self.ladder, count), len(self.ladder) - 1)]

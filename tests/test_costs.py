@@ -25,10 +25,6 @@ def test_a_run_costs_what_its_padded_size_costs(costs: Costs) -> None:
     assert costs.seconds(3) == 0.4
 
 
-def test_the_rate_is_that_of_full_runs(costs: Costs) -> None:
-    assert costs.rate == pytest.approx(10.0)
-
-
 def test_a_finished_run_moves_the_cost_of_its_rung_alone(costs: Costs) -> None:
     costs.learn(4, 0.6)
     assert [costs.seconds(size) for size in costs.ladder] == pytest.approx([0.2, 0.3, 0.5])
