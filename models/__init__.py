@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.classifier import Classifier
     from models.labels import Label
+    from models.precision import Precision
     from models.volo import Volo, VoloConfig
     from models.zoo import Model
 
@@ -51,6 +52,7 @@ def load_model(
     image_size: int | None = None,
     crop_pct: float | None = None,
     sha256: str | None = None,
+    precision: Precision = "auto",
 ) -> Classifier:
     """A trained model, ready to classify.
 
@@ -65,13 +67,14 @@ def load_model(
         crop_pct: by default what is saved in the checkpoint, or the catalogue's for this variant and size,
             otherwise 0.96.
         sha256: what the file's SHA-256 must be, in hexadecimal.
+        precision: what it computes in; "auto" is bfloat16 where the device does that natively, else float32.
 
     Raises:
         UnknownModel: ``source`` is neither in the catalogue nor a file.
         DownloadError: the weights could not be had, or are not those pinned.
         WeightsError: the file is torn, or holds no known VOLO.
         LabelsError: the classes have no names, or not as many.
-        ValueError: the model cannot be built for ``image_size``.
+        ValueError: the model cannot be built for ``image_size``, or the precision is not for this device.
     """
     from models import weights, zoo
     from models.classifier import Classifier
@@ -91,6 +94,7 @@ def load_model(
         crop_pct=crop_pct,
         labels=_labels(found, path, model.config.num_classes, labels),
         device=device,
+        precision=precision,
     )
 
 

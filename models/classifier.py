@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.folding import fold, lay_out_for_cpu
 from models.labels import Label
+from models.precision import Precision, resolve_precision
 from models.prediction import Prediction, top
 from models.preprocess import crop
 from models.volo import Volo
@@ -21,8 +23,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Classifier:
     """A model with all that is needed to name what is in a picture: its crop, its labels, its device.
 
+    It takes the model over: folds it, converts it to the precision and lays it out as its device likes it.
+
     Raises:
-        ValueError: ``crop_pct`` is not above 0, or leaves no pixel.
+        ValueError: ``crop_pct`` is not above 0, or leaves no pixel; the precision is not for this device.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Classifier:
         crop_pct: float,
         labels: Sequence[Label],
         device: str | torch.device = "cpu",
+        precision: Precision = "auto",
     ) -> None:
         if crop_pct <= 0 or model.config.image_size / crop_pct < 1:
             raise ValueError(f"crop_pct {crop_pct:g} leaves nothing of {model.config.image_size} pixels")
@@ -41,15 +46,8 @@ class Classifier:
         self.crop_pct = crop_pct
         self.labels = tuple(labels)
         self.device = torch.device(device)
-        # torch's own annotations do not know memory_format
-        self.model: Volo = (
-            model.eval()
-            .requires_grad_(False)
-            .to(
-                self.device,
-                memory_format=torch.channels_last,  # type: ignore[call-overload]
-            )
-        )
+        self.dtype = resolve_precision(precision, self.device)
+        self.model = _ready(model, self.device, self.dtype)
 
     def crop(self, image: Image.Image) -> NDArray[np.uint8]:
         """The part of an RGB picture that the model sees: [S, S, 3]."""
@@ -59,12 +57,24 @@ class Classifier:
     def scores(self, pixels: Tensor) -> Tensor:
         """Crops [B, S, S, 3] uint8 on any device -> probabilities [B, classes] float32 on the model's."""
         pictures = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # B, 3, S, S, channels last
-        return self.model(normalise(pictures)).float().softmax(dim=-1)
+        return self.model(normalise(pictures).to(self.dtype)).float().softmax(dim=-1)
 
     def classify(self, image: Image.Image, top_k: int = 5, threshold: float = 0.0) -> list[Prediction]:
         """What is in an RGB picture, the likeliest first."""
         scores = self.scores(torch.from_numpy(self.crop(image))[None])[0].cpu().numpy()
         return top(scores, self.labels, top_k, threshold)
+
+
+def _ready(model: Volo, device: torch.device, dtype: torch.dtype) -> Volo:
+    model.eval().requires_grad_(False)
+    fold(model)
+    model.to(device, dtype)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):  # pictures come channels last, and stay so through every convolution
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to torch's annotations
+    if device.type == "cpu":
+        lay_out_for_cpu(model)
+    return model
 
 
 def normalise(pixels: Tensor) -> Tensor:

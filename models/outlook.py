@@ -47,18 +47,25 @@ class OutlookAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        k, s, p = self.kernel_size, self.stride, self.padding
-        weights = self._weights(x)  # B, h, w, heads, k*k, k*k
-        value = self.v(x)  # B, H, W, C
-        if (k, s, p) == (3, 2, 1):
-            return self.proj(shifted_outlook(value, weights))
-        return self.proj(unfolded_outlook(value, weights, k, s, p))
+        return self.proj(self._mixed(self.v(x), self._logits(x)))
 
-    def _weights(self, x: Tensor) -> Tensor:
-        """How each window's places weigh on one another: [B, h, w, heads, k*k, k*k], rows summing to one."""
+    def _logits(self, x: Tensor) -> Tensor:
+        """How each window's places weigh on one another, before the softmax: [B, h, w, heads, k*k, k*k]."""
         centre = F.avg_pool2d(x.permute(0, 3, 1, 2), self.stride, self.stride, ceil_mode=True).permute(0, 2, 3, 1)
         k2 = self.kernel_size**2
-        return (self.attn(centre).unflatten(-1, (self.num_heads, k2, k2)) * self.scale).softmax(dim=-1)
+        logits = self.attn(centre).unflatten(-1, (self.num_heads, k2, k2))
+        return logits if self.scale == 1.0 else logits * self.scale  # it is one when folded into the weights
+
+    def _mixed(self, value: Tensor, logits: Tensor) -> Tensor:
+        """Windows weighed and summed, in the form that is fastest here: [B, H, W, C]."""
+        k, s, p = self.kernel_size, self.stride, self.padding
+        if (k, s, p) != (3, 2, 1):
+            return unfolded_outlook(value, logits.softmax(dim=-1), k, s, p)
+        if value.is_cuda and not torch.is_grad_enabled():
+            from models.outlook_triton import fused_outlook  # here, because there is no Triton without CUDA
+
+            return fused_outlook(value, logits)
+        return shifted_outlook(value, logits.softmax(dim=-1))
 
 
 def unfolded_outlook(value: Tensor, weights: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:
@@ -86,21 +93,21 @@ def unfolded_outlook(value: Tensor, weights: Tensor, kernel_size: int, stride: i
 
 
 def shifted_outlook(value: Tensor, weights: Tensor) -> Tensor:
-    """Kernel 3, stride 2, padding 1 without unfold and fold: each of the window's nine places is a strided slice.
+    """Kernel 3, stride 2, padding 1 without unfold and fold: windows are a strided view, overlaps nine shifted sums.
 
     value [B, H, W, C], weights [B, h, w, heads, 9, 9] -> [B, H, W, C].
     """
     _, height, width, _ = value.shape
     _, h, w, heads, _, _ = weights.shape
     # one row and column before, and as many after as the last window of an even or odd map needs
-    padded = F.pad(value, (0, 0, 1, 2 * w - width, 1, 2 * h - height))  # B, 2h+1, 2w+1, C
-    places = torch.stack([padded[:, rows, columns] for rows, columns in _places(h, w)], dim=3)  # B, h, w, 9, C
-    windows = places.unflatten(-1, (heads, -1)).transpose(3, 4)  # B, h, w, heads, 9, d
-    mixed = (weights @ windows).transpose(3, 4).flatten(-2)  # B, h, w, 9, C
-    summed = value.new_zeros(padded.shape)
+    padded = F.pad(value, (0, 0, 1, 2 * w - width, 1, 2 * h - height)).unflatten(-1, (heads, -1))
+    windows = padded.unfold(1, 3, 2).unfold(2, 3, 2)  # B, h, w, heads, d, 3, 3: a view
+    windows = windows.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5)  # B, h, w, heads, 9, d
+    mixed = weights @ windows  # B, h, w, heads, 9, d
+    summed = torch.zeros_like(padded)
     for place, (rows, columns) in enumerate(_places(h, w)):
-        summed[:, rows, columns] += mixed[:, :, :, place]
-    return summed[:, 1 : height + 1, 1 : width + 1]
+        summed[:, rows, columns] += mixed[..., place, :]
+    return summed[:, 1 : height + 1, 1 : width + 1].flatten(-2)
 
 
 def _places(h: int, w: int) -> Iterator[tuple[slice, slice]]:

@@ -24,9 +24,10 @@ def top(scores: NDArray[np.float32], labels: Sequence[Label], k: int, threshold:
 
     Of equally likely classes the first comes first, and the last is left out.
     """
-    likeliest = np.argsort(-scores, kind="stable")[:k]
-    return [
-        Prediction(labels[index].name, int(index), labels[index].wnid, float(scores[index]))
-        for index in likeliest
-        if scores[index] >= threshold
-    ]
+    count = min(k, len(scores))
+    if count < 1:
+        return []
+    least = np.partition(scores, -count)[-count]  # so that not all of a thousand classes need be sorted
+    candidates = np.flatnonzero(scores >= max(least, threshold))
+    likeliest = candidates[np.argsort(-scores[candidates], kind="stable")][:count].tolist()
+    return [Prediction(labels[index].name, index, labels[index].wnid, float(scores[index])) for index in likeliest]

@@ -24,10 +24,12 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from models.allocator import keep_freed_memory
 from models.augment import Augment, Mixed
 from models.classifier import normalise
 from models.dataset import Dataset, class_names, load_dataset
 from models.labels import Label, LabelsError, load_labels, parse_labels
+from models.precision import native_bfloat16
 from models.recipe import Recipe
 from models.volo import Heads, Volo
 from models.weights import resize_position
@@ -155,8 +157,7 @@ def resized(state: dict[str, Tensor], name: str, grid: int) -> dict[str, Tensor]
 
 def autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the device computes in it natively."""
-    on_cpu = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or on_cpu)
+    return torch.autocast(device.type, torch.bfloat16, enabled=native_bfloat16(device))
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
@@ -221,6 +222,7 @@ def train(recipe: Recipe, sources: list[Path], out: Path, device: torch.device, 
     Raises:
         ValueError: the recipe or the pictures do not make sense; the message says why.
     """
+    keep_freed_memory()
     for size, _ in recipe.stages:  # now, not when the first of its epochs comes
         recipe.config(size)
     out.mkdir(parents=True, exist_ok=True)

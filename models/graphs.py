@@ -1,0 +1,52 @@
+"""A batch size's whole forward as one launch: a CUDA graph, whose kernels the processor need not start one by one."""
+
+import torch
+
+from models.classifier import Classifier
+
+WARM_UPS = 3
+"""Runs before the capture, in which libraries choose their kernels and allocate what they keep."""
+
+
+class Graph:
+    """The classifier's ``scores`` for one batch size, over buffers that stay where they are.
+
+    ``pixels`` [B, S, S, 3] uint8 is read and ``scores`` [B, classes] float32 written by every ``replay``, in the order
+    of the current stream. On a device without graphs a replay is a plain forward, so that what is built on it can be
+    tested there.
+    """
+
+    def __init__(self, classifier: Classifier, batch_size: int, beside: "Graph | None" = None) -> None:
+        """Capture; graphs ``beside`` each other share memory, and so must never run at the same time.
+
+        Raises:
+            torch.OutOfMemoryError: there is no memory for this size.
+        """
+        side = classifier.image_size
+        self._classifier = classifier
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self.pixels = torch.zeros((batch_size, side, side, 3), dtype=torch.uint8, device=classifier.device)
+        self.scores = classifier.scores(self.pixels)
+        if classifier.device.type == "cuda":
+            self._capture(beside)
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        """Start the forward on the current stream; nobody waits for it."""
+        if self._graph:
+            self._graph.replay()
+        else:
+            self.scores.copy_(self._classifier.scores(self.pixels))
+
+    def _capture(self, beside: "Graph | None") -> None:
+        apart = torch.cuda.Stream(self._classifier.device)  # as capture asks for; see torch.cuda.graph
+        apart.wait_stream(torch.cuda.current_stream(self._classifier.device))
+        with torch.cuda.stream(apart):
+            for _ in range(WARM_UPS):
+                self._classifier.scores(self.pixels)
+        torch.cuda.current_stream(self._classifier.device).wait_stream(apart)
+        graph = torch.cuda.CUDAGraph()
+        shared = beside._graph.pool() if beside and beside._graph else None
+        with torch.cuda.graph(graph, pool=shared):
+            self.scores = self._classifier.scores(self.pixels)
+        self._graph = graph
