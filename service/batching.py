@@ -39,10 +39,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Jobs that run together, earliest deadline first, on the rung `padded_size` of the ladder."""
+    """Jobs that run together, earliest deadline first, in a run of `padded_size` places.
+
+    A run that is `alone` has every lane to itself: nothing else runs, nothing else waits.
+    """
 
     jobs: tuple[Job, ...]
     padded_size: int
+    alone: bool = False
 
 
 def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
@@ -56,12 +60,17 @@ _rank = attrgetter("deadline_s", "arrival_s")
 
 
 class Queue:
-    """The jobs that wait, at most `limit` of them, and the runs under way, at most `lanes` at once."""
+    """The jobs that wait, at most `limit` of them, and the runs under way.
 
-    def __init__(self, limit: int, costs: Costs, lanes: int = 1) -> None:
+    `lanes` runs go on at once, beside each other: cores, say. `ahead` more are handed over while every lane is busy, so
+    that the device finds its next run at once; these are full ones only, because a run handed over takes in no more.
+    """
+
+    def __init__(self, limit: int, costs: Costs, lanes: int = 1, ahead: int = 0) -> None:
         self.limit = limit
         self.costs = costs
         self.lanes = lanes
+        self.ahead = ahead
         # A sorted list, not a heap: a place in the line is one bisection, a cancelled job leaves nothing
         # behind, and to shift a few thousand pointers costs less than the calls around it.
         self._line: list[Job] = []
@@ -108,19 +117,22 @@ class Queue:
 
     def take(self, now: float) -> Batch | None:
         """Start the run that should be next; None while every lane is busy or nobody can be met."""
-        if len(self._running) >= self.lanes:
+        idle = self.lanes - len(self._running)
+        if idle <= 0 and (idle <= -self.ahead or self.depth < self.costs.largest):
             return None
-        jobs = self._leave(self._next_run(now))
+        start_s = self._starts(now)[0]
+        jobs = self._leave(self._next_run(start_s, -(-self.depth // max(idle, 1))))
         if not jobs:
             return None
-        batch = Batch(jobs, self.costs.padded_size(len(jobs)))
-        self._running[batch] = now + self.costs.seconds(len(jobs))
+        alone = idle == self.lanes > 1 and not self._line
+        batch = Batch(jobs, self.costs.padded_size(len(jobs)), alone)
+        self._running[batch] = start_s + self.costs.seconds(len(jobs))
         return batch
 
     def finished(self, batch: Batch, seconds: float | None) -> None:
         """Free the lane and learn the cost, unless the run raised (None). KeyError if it is not under way."""
         del self._running[batch]
-        if seconds is not None:
+        if seconds is not None and not batch.alone:  # with every lane to itself it is faster than beside others
             self.costs.learn(batch.padded_size, seconds)
 
     def _leave(self, stretch: slice) -> tuple[Job, ...]:
@@ -134,22 +146,22 @@ class Queue:
         """The place of the first job that is met by a run that ends at `finish_s`; all behind it are too."""
         return bisect_left(self._line, finish_s, key=_deadline)
 
-    def _next_run(self, now: float) -> slice:
-        """The stretch of the line to run next: what is waiting, or less where more jobs are met that way.
+    def _next_run(self, start_s: float, share: int) -> slice:
+        """The stretch of the line to run next: a lane's share of it, or less where more jobs are met that way.
 
         Jobs before the stretch cannot bear its run: they are passed over where to save them would cost more
         others their deadlines. Cut to save every first job, runs would shrink just when the load is highest.
         """
-        size = self.costs.padded_size(self.depth)
-        if self._first_to_bear(now + self.costs.seconds(size)) > 0:
-            rungs = [rung for rung in self.costs.ladder if rung <= size]
-            size = max(reversed(rungs), key=lambda rung: self._met(now, rung))
-        first = self._first_to_bear(now + self.costs.seconds(size))
+        size = self.costs.first_run(share)
+        if self._first_to_bear(start_s + self.costs.seconds(size)) > 0:
+            sizes = [size, *(rung for rung in reversed(self.costs.ladder) if rung < size)]
+            size = max(sizes, key=lambda size: self._met(start_s, size))
+        first = self._first_to_bear(start_s + self.costs.seconds(size))
         return slice(first, first + size)
 
-    def _met(self, now: float, size: int) -> int:
-        """How many of the waiting jobs are met by a run of `size` now, and full ones after it."""
-        met, place, finish_s = 0, 0, now
+    def _met(self, start_s: float, size: int) -> int:
+        """How many of the waiting jobs are met by a run of `size` then, and full ones after it."""
+        met, place, finish_s = 0, 0, start_s
         while place < self.depth:
             finish_s += self.costs.seconds(min(size, self.depth - place))
             place = max(place, self._first_to_bear(finish_s))
@@ -180,7 +192,8 @@ class Queue:
     def _starts(self, now: float) -> list[float]:
         """When each lane can start its next run, the soonest first."""
         ends = [max(end_s, now) for end_s in self._running.values()]
-        return sorted(ends + [now] * (self.lanes - len(ends)))
+        # the first ends of runs that others are ahead for are no starts: those others begin there
+        return sorted(ends + [now] * (self.lanes - len(ends)))[-self.lanes :]
 
     def _start_s(self, place: int, starts: list[float]) -> float:
         """When the run of the job at `place` will start, after full runs on every lane."""

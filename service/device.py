@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 
 import numpy as np
@@ -12,10 +13,14 @@ from PIL import Image
 
 from models import load_model
 from models.classifier import Classifier
+from service.pipeline import DEPTH, Pipeline
 from service.settings import Settings
 
-TOLERANCE = 1e-3
+TOLERANCE = {torch.float32: 1e-3}
+TOLERANCE_IN_HALF = 3e-2
 """How far a known picture's scores may be from what they were: far above rounding, far below another answer."""
+WORTHWHILE = 0.95
+"""Larger runs that add no more than this to the pictures a second would only make pictures wait for each other."""
 
 
 class DeviceMissing(Exception):
@@ -55,31 +60,42 @@ def load_classifier(settings: Settings) -> Classifier:
         ValueError, OSError: the model cannot be had; the message says why.
     """
     where = resolve_device(settings.device)
-    return load_model(settings.model, device=str(where), labels=settings.labels, sha256=settings.weights_sha256)
+    return load_model(
+        settings.model,
+        device=str(where),
+        labels=settings.labels,
+        sha256=settings.weights_sha256,
+        precision=settings.precision,
+    )
 
 
 class Device:
     """A classifier on its device, behind plain arrays.
 
-    ``lanes`` runs may be under way at once, each in a thread of its own. ``patience_s`` bounds a run: larger batches
-    that would take longer are not offered.
+    On a CPU ``lanes`` runs go on at once, one on each of its ``cores``: that gives more pictures a second than all
+    cores together on one run after the other. On a GPU there is one lane, and ``ahead`` more runs are on their way to
+    it. ``padded``: runs have only the sizes that were warmed up, because only for these there are graphs.
+    ``patience_s`` bounds a run: larger ones that would take longer are not offered.
     """
 
-    lanes = 1
-
-    def __init__(self, classifier: Classifier, max_batch: int, patience_s: float) -> None:
+    def __init__(self, classifier: Classifier, max_batch: int, patience_s: float, cores: int = 1) -> None:
         """Raise as ``run`` does."""
         self._classifier = classifier
         self._max_batch = max_batch
         self._patience_s = patience_s
+        self._threads_alone = 1
+        self.padded = classifier.device.type == "cuda"
+        if self.padded:
+            torch.cuda.set_device(classifier.device)
+        self._pipeline = Pipeline(classifier, max_batch) if self.padded else None
+        self.lanes, self.ahead = (1, DEPTH - 1) if self.padded else (cores, 0)
+        self._tolerance = TOLERANCE.get(classifier.dtype, TOLERANCE_IN_HALF)
         self._sample = classifier.crop(_sample_picture())
-        self._staging = torch.empty(
-            (max_batch, *self._sample.shape), dtype=torch.uint8, pin_memory=classifier.device.type == "cuda"
-        )
+        self._prepare(1)
         self._expected = self.run([self._sample], 1)[0]
 
     def warm_up(self, rounds: int = 1) -> dict[int, float]:
-        """Run every batch size with the known picture first and last in it: median seconds for each size.
+        """Run every worthwhile size with the known picture first and last in it: median seconds for each.
 
         Raises:
             DeviceFault: the known picture got another answer than alone.
@@ -88,57 +104,89 @@ class Device:
         costs: dict[int, float] = {}
         for size in ladder(self._max_batch):
             try:
+                self._prepare(size)
                 self._check(size)  # the first run of a size allocates and compiles
                 seconds = statistics.median(self._timed(size) for _ in range(rounds))
             except OutOfMemory:
                 if not costs:
                     raise
                 break
-            if seconds > self._patience_s:
-                return costs or {size: seconds}
+            if costs and seconds > self._patience_s:
+                break
             costs[size] = seconds
-        return costs
+            if size >= 4 * worthwhile(costs):
+                break
+        if self.lanes > 1:
+            self._try_all_cores(rounds, costs[1])
+        return {size: seconds for size, seconds in costs.items() if size <= worthwhile(costs)}
 
     def probe(self) -> None:
         """Raise DeviceFault unless the known picture gets its known answer."""
         self._check(1)
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> NDArray[np.float32]:
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool = False) -> NDArray[np.float32]:
         """Score pictures [S, S, 3] in a run of ``padded_size`` places: probabilities [len(pictures), classes].
+
+        ``alone``: no other run is under way, so this one may have all cores.
 
         Raises:
             OutOfMemory: the device has no memory for a run of this size.
             DeviceFault: the device is of no use any more.
         """
-        batch = self._staging[:padded_size]
-        places = batch.numpy()
-        for place, picture in enumerate(pictures):
-            places[place] = picture
-        try:
-            return self._classifier.scores(batch)[: len(pictures)].cpu().numpy()
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise OutOfMemory(str(error)) from error
-        except torch.AcceleratorError as error:
-            raise DeviceFault(str(error)) from error
+        with _device_errors():
+            if self._pipeline:
+                return self._pipeline.run(pictures, padded_size)
+            torch.set_num_threads(self._threads_alone if alone else 1)  # of this thread
+            return self._classifier.scores(torch.from_numpy(np.stack(pictures))).numpy()
 
-    def _timed(self, size: int) -> float:
+    def _prepare(self, size: int) -> None:
+        if self._pipeline:
+            with _device_errors():
+                self._pipeline.prepare(size)
+
+    def _try_all_cores(self, rounds: int, on_one_s: float) -> None:
+        """Give lone runs all cores if they are worth it: a small model's layers are over before a thread wakes up."""
+        self._threads_alone = self.lanes
+        self._check(1, alone=True)
+        seconds = statistics.median(self._timed(1, alone=True) for _ in range(rounds))
+        if seconds > WORTHWHILE * on_one_s:
+            self._threads_alone = 1
+
+    def _timed(self, size: int, alone: bool = False) -> float:
         started = time.perf_counter()
-        self._check(size)
+        self._check(size, alone)
         return time.perf_counter() - started
 
-    def _check(self, size: int) -> None:
+    def _check(self, size: int, alone: bool = False) -> None:
         noise = np.zeros_like(self._sample)
         pictures = [self._sample, *[noise] * (size - 2), *[self._sample] * (size > 1)]
-        scores = self.run(pictures, size)
+        scores = self.run(pictures, size, alone)
         for place in {0, size - 1}:
             off = np.abs(scores[place] - self._expected).max()
-            if not off <= TOLERANCE:  # so that NaN fails too
+            if not off <= self._tolerance:  # so that NaN fails too
                 raise DeviceFault(f"A known picture's scores are off by {off:.2g} at place {place} of {size}.")
 
 
+@contextmanager
+def _device_errors() -> Iterator[None]:
+    """Torch's errors in our words."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory(str(error)) from error
+    except torch.AcceleratorError as error:
+        raise DeviceFault(str(error)) from error
+
+
+def worthwhile(costs: Mapping[int, float]) -> int:
+    """The smallest of the sizes that gives nearly as many pictures a second as the best, given the seconds of each."""
+    best = max(size / seconds for size, seconds in costs.items())
+    return min(size for size, seconds in costs.items() if size / seconds >= WORTHWHILE * best)
+
+
 def ladder(max_batch: int) -> list[int]:
-    """The batch sizes that are run: powers of two, and the largest."""
+    """The batch sizes that are tried: powers of two, and the largest."""
     return [*(2**step for step in range(max_batch.bit_length()) if 2**step < max_batch), max_batch]
 
 

@@ -11,16 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import uvloop
 from numpy.typing import NDArray
 from setproctitle import setproctitle
 
+from models.allocator import keep_freed_memory
 from service import metrics
 from service.batching import Batch, Job, Queue, halves
 from service.costs import Costs
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load_classifier
 from service.logs import logger
 from service.process import REFUSED
-from service.settings import Settings
+from service.settings import Settings, cores
 from service.wire import Kind, ModelCard, Order, Outcome, Pulse
 from service.workers import Place, Worker, welcome
 
@@ -40,7 +42,7 @@ HANDSHAKE_S = 5.0
 class Runner(Protocol):
     """What the engine needs of a device; see ``device.Device``."""
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> Scores: ...
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> Scores: ...
 
     def probe(self) -> None: ...
 
@@ -53,9 +55,10 @@ class Engine:
         self._card = card
         self._queue = queue
         self._workers: set[Worker] = set()
-        self._threads = ThreadPoolExecutor(queue.lanes, thread_name_prefix="lane")
+        self._threads = ThreadPoolExecutor(queue.lanes + queue.ahead, thread_name_prefix="lane")
         self._started: dict[Batch, float] = {}
         self._last_success_s = time.monotonic()
+        self._last_end_s = 0.0
         self._pump_due = False
 
     async def serve(self, listener: socket.socket) -> None:
@@ -128,9 +131,12 @@ class Engine:
 
     async def _run(self, batch: Batch) -> None:
         """One run on the device, from the batch to its answers."""
-        started_s = time.monotonic()
-        scores, whole = await self._score(batch.jobs)
-        device_s = time.monotonic() - started_s
+        handed_over_s = time.monotonic()
+        scores, whole = await self._score(batch.jobs, batch.alone)
+        ended_s = time.monotonic()
+        # a run that was handed over ahead began when the one before it ended
+        started_s = max(handed_over_s, self._last_end_s) if self._queue.ahead else handed_over_s
+        self._last_end_s, device_s = ended_s, ended_s - started_s
         del self._started[batch]
         self._queue.finished(batch, device_s if whole else None)
         self._pump()
@@ -144,7 +150,7 @@ class Engine:
                 device_s=device_s,
             )
 
-    async def _score(self, jobs: tuple[Job, ...]) -> tuple[list[Scores | None], bool]:
+    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Scores | None], bool]:
         """The scores of each job's picture, and whether one run gave them all.
 
         A run that raises is done again by halves, until the culprit stands alone; its scores are None.
@@ -155,7 +161,7 @@ class Engine:
         size = self._queue.costs.padded_size(len(jobs))
         try:
             if len(jobs) <= size:  # the largest run may have become smaller since these were put together
-                return await self._on_device(jobs, size), True
+                return await self._on_device(jobs, size, alone), True
         except DeviceFault:
             raise
         except OutOfMemory as error:
@@ -175,9 +181,9 @@ class Engine:
         costs.too_large(size)
         logger.warning("out of device memory", batch_size=size, largest_now=costs.largest)
 
-    async def _on_device(self, jobs: tuple[Job, ...], size: int) -> list[Scores | None]:
+    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> list[Scores | None]:
         pictures = [job.key.pixels for job in jobs]
-        rows = await self._in_thread(functools.partial(self._device.run, pictures, size))
+        rows = await self._in_thread(functools.partial(self._device.run, pictures, size, alone))
         if rows.shape != (len(jobs), len(self._card.labels)):
             raise ValueError(f"{len(jobs)} pictures gave scores of the shape {rows.shape}")
         metrics.batches.inc()
@@ -246,7 +252,8 @@ def main(orders: dict[str, Any]) -> None:
     setproctitle(f"volo: engine {card.device}")
     listener = socket.socket(fileno=orders["listener"])
     try:
-        asyncio.run(_until_terminated(Engine(device, card, queue).serve(listener)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_terminated(Engine(device, card, queue).serve(listener)))
     except ExceptionGroup:
         logger.critical("cannot go on", exc_info=True)
         raise SystemExit(1) from None
@@ -255,9 +262,10 @@ def main(orders: dict[str, Any]) -> None:
 def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
     """The model on its device, warm; what workers are told of it; and an empty queue that knows its costs."""
     started_s = time.monotonic()
+    keep_freed_memory()
     classifier = load_classifier(settings)
-    device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4)
-    costs = Costs(device.warm_up(rounds=3))
+    device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4, cores=cores())
+    costs = Costs(device.warm_up(rounds=3), padded=device.padded)
     card = ModelCard(
         classifier.name, str(classifier.device), classifier.image_size, classifier.crop_pct, classifier.labels
     )
@@ -268,7 +276,7 @@ def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
         in_s=round(time.monotonic() - started_s, 2),
         cost_ms={size: round(costs.seconds(size) * 1e3, 1) for size in costs.ladder},
     )
-    return device, card, Queue(settings.queue_limit, costs, device.lanes)
+    return device, card, Queue(settings.queue_limit, costs, device.lanes, device.ahead)
 
 
 async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:

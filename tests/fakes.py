@@ -34,6 +34,7 @@ class FakeDevice:
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
         self.sizes: list[int] = []
+        self.alone: list[bool] = []
         self.probes = 0
         self.poison: set[int] = set()
         self.nan: set[int] = set()
@@ -41,10 +42,11 @@ class FakeDevice:
         self.rows_missing = 0
         self.dead = False
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> NDArray[np.float32]:
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> NDArray[np.float32]:
         classes = [int(picture[0, 0, 0]) for picture in pictures]
         self.batches.append(classes)
         self.sizes.append(padded_size)
+        self.alone.append(alone)
         self.entered.release()
         assert self.gate.wait(60)
         self._fail_if_told(set(classes), padded_size)
@@ -88,9 +90,11 @@ async def running_engine(
     limit: int = 64,
     ladder: Sequence[int] = (1, 2, 4, 8),
     cost_s: float = 0.001,
+    lanes: int = 1,
+    ahead: int = 0,
 ) -> AsyncIterator[Engine]:
     """A real engine in this event loop that listens at ``path``; leaving ends it as the death of its process would."""
-    engine = Engine(device, card, Queue(limit, Costs(dict.fromkeys(ladder, cost_s))))
+    engine = Engine(device, card, Queue(limit, Costs(dict.fromkeys(ladder, cost_s)), lanes, ahead))
     with listening(path) as listener:
         serving = asyncio.create_task(engine.serve(listener))
         try:

@@ -3,17 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.decoders import Decoders
 from service.link import Link, Load
-from service.wire import ModelCard
+from service.wire import Answer, ModelCard
 
-DECODERS = ThreadPoolExecutor(2)
+DECODERS = Decoders(2)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -47,7 +47,12 @@ async def linked(path: Path, slots: int = 64, *, when_well: bool = True) -> Asyn
 
 async def ask(link: Link, number: int, patience_s: float = 30.0) -> int:
     """Have a picture of class ``number`` scored: the class it is said to be of."""
+    return (await ask_fully(link, number, patience_s))[0]
+
+
+async def ask_fully(link: Link, number: int, patience_s: float = 30.0) -> tuple[int, Answer]:
+    """The same, with the engine's whole answer."""
     with link.slot() as slot:
         await link.load(slot, painted(number))
-        await link.classify(slot, time.monotonic() + patience_s)
-        return int(slot.scores.argmax())
+        answer = await link.classify(slot, time.monotonic() + patience_s)
+        return int(slot.scores.argmax()), answer

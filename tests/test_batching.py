@@ -1,3 +1,4 @@
+import math
 from collections.abc import Hashable, Iterable
 from itertools import count
 
@@ -12,8 +13,8 @@ from service.costs import Costs
 SECONDS = {1: 0.5, 2: 0.6, 4: 0.8, 8: 1.2}
 
 
-def queue(limit: int = 100, lanes: int = 1, seconds: dict[int, float] = SECONDS) -> Queue:
-    return Queue(limit, Costs(seconds), lanes)
+def queue(limit: int = 100, lanes: int = 1, ahead: int = 0, seconds: dict[int, float] = SECONDS) -> Queue:
+    return Queue(limit, Costs(seconds), lanes, ahead)
 
 
 def let_in(line: Queue, deadlines: Iterable[float], now: float = 0.0) -> None:
@@ -68,8 +69,10 @@ def test_a_free_lane_is_not_waited_for() -> None:
 
 def test_each_run_ahead_is_expected_on_the_lane_that_is_free_first() -> None:
     line = queue(lanes=2)
-    let_in(line, [10] * 9)
-    assert [len(keys(line.take(0.0))) for _ in range(2)] == [8, 1]
+    let_in(line, [10])
+    assert len(keys(line.take(0.0))) == 1
+    let_in(line, [10] * 8)
+    assert len(keys(line.take(0.0))) == 8
     let_in(line, [2] * 8)  # from 0.5 on the lane of the lone run; the next from 1.2 on the other, until 2.4
     assert line.submit(Job("late", 0.0, 2.3), now=0.0) is not None
     assert line.submit(Job("met", 0.0, 2.5), now=0.0) is None
@@ -193,6 +196,65 @@ def test_no_more_runs_are_started_than_there_are_lanes() -> None:
     assert [len(keys(batch)) for batch in batches] == [8, 8, 0]
 
 
+def test_idle_lanes_share_what_waits() -> None:
+    line = queue(lanes=3)
+    let_in(line, [10] * 7)
+    assert [keys(line.take(0.0)) for _ in range(4)] == [[0, 1, 2], [3, 4], [5, 6], []]
+
+
+def test_padding_is_avoided_where_two_runs_cost_less() -> None:
+    line = queue(seconds={1: 0.1, 4: 0.4, 8: 0.8})
+    let_in(line, [10] * 5)
+    assert len(keys(line.take(0.0))) == 4
+
+
+def test_a_run_is_alone_when_it_has_every_lane_to_itself() -> None:
+    line = queue(lanes=2)
+    batches = []
+    for jobs in (1, 1, 0):
+        let_in(line, [10] * jobs)
+        batches.append(line.take(0.0))
+    assert [batch and batch.alone for batch in batches] == [True, False, None]
+
+
+def test_with_one_lane_there_is_nothing_to_have_to_oneself() -> None:
+    line = queue()
+    let_in(line, [10])
+    batch = line.take(0.0)
+    assert batch is not None
+    assert not batch.alone
+
+
+def test_what_a_run_took_alone_is_not_what_it_costs_beside_others() -> None:
+    line = queue(lanes=2)
+    let_in(line, [10])
+    batch = line.take(0.0)
+    assert batch is not None
+    line.finished(batch, 0.1)
+    assert line.costs.seconds(1) == SECONDS[1]
+
+
+def test_a_full_run_is_handed_over_ahead_and_anything_less_waits() -> None:
+    line = queue(ahead=1)
+    let_in(line, [10])
+    assert len(keys(line.take(0.0))) == 1
+    let_in(line, [20] * 7)
+    assert line.take(0.0) is None
+    line.submit(Job("the eighth", 0.0, 20.0), now=0.0)
+    assert len(keys(line.take(0.0))) == 8
+    let_in(line, [20] * 8)
+    assert line.take(0.0) is None
+
+
+def test_a_run_ahead_starts_when_the_one_before_it_ends() -> None:
+    line = queue(ahead=1)
+    let_in(line, [10])
+    line.take(0.0)  # until 0.5
+    let_in(line, [1.6, *[20] * 8])
+    assert keys(line.take(0.0)) == [0, 1, 2, 3]  # until 1.3: of eight, until 1.7, it would be late for the first
+    assert line.predicted_wait_s(0.0) == pytest.approx(1.3)
+
+
 def test_a_cancelled_job_never_runs() -> None:
     line = queue()
     let_in(line, [10] * 3)
@@ -278,7 +340,7 @@ def test_the_queue_knows_how_many_wait_and_how_many_run() -> None:
     line = queue(lanes=2)
     let_in(line, [10] * 11)
     line.take(0.0)
-    assert (line.depth, line.in_run) == (3, 8)
+    assert (line.depth, line.in_run) == (5, 6)
 
 
 def test_the_predicted_wait_is_for_the_run_under_way_and_full_runs_after_it() -> None:
@@ -302,11 +364,11 @@ def test_halves_leave_nobody_out_and_end_with_one_alone(size: int) -> None:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    LIMIT, LANES = 12, 2
+    LIMIT, LANES, AHEAD = 12, 2, 1
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = queue(self.LIMIT, self.LANES)
+        self.queue = queue(self.LIMIT, self.LANES, self.AHEAD)
         self.model: list[Job] = []
         self.batches: list[Batch] = []
         self.new_keys = count()
@@ -328,7 +390,12 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         batch = self.queue.take(now=3.0)
-        expected = self.model[:8] if len(self.batches) < self.LANES else []
+        idle = self.LANES - len(self.batches)
+        if idle > 0:
+            share = math.ceil(len(self.model) / idle)
+        else:
+            share = 8 if idle > -self.AHEAD and len(self.model) >= 8 else 0
+        expected = self.model[: min(share, 8)]
         assert keys(batch) == [job.key for job in expected]
         self.model = self.model[len(expected) :]
         self.batches += [batch] if batch else []

@@ -2,7 +2,7 @@
 
 import heapq
 import random
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -41,6 +41,7 @@ class Simulation:
     outcomes: dict[Hashable, list[str]] = field(default_factory=lambda: defaultdict(list))
     waiting: dict[Hashable, Job] = field(default_factory=dict)
     busy_lanes: int = 0
+    handed_over: deque[Batch] = field(default_factory=deque)
     idled_with_work: bool = False
     _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: Iterator[int] = field(default_factory=count)
@@ -85,9 +86,15 @@ class Simulation:
             self.watch(self, batch)
             for job in batch.jobs:
                 del self.waiting[job.key]
+            self.handed_over.append(batch)
+            self._fill_lanes()
+        self.idled_with_work |= self.queue.depth > 0 and self.busy_lanes < self.queue.lanes
+
+    def _fill_lanes(self) -> None:
+        while self.handed_over and self.busy_lanes < self.queue.lanes:
+            batch = self.handed_over.popleft()
             self.busy_lanes += 1
             self._run(batch, [batch.jobs], self.now)
-        self.idled_with_work |= self.queue.depth > 0 and self.busy_lanes < self.queue.lanes
 
     def _run(self, batch: Batch, parts: list[tuple[Job, ...]], started_s: float) -> None:
         seconds = self.run_seconds(self.queue.costs.padded_size(len(parts[0])))
@@ -105,6 +112,7 @@ class Simulation:
         clean = jobs == batch.jobs and not raised
         self.queue.finished(batch, self.now - started_s if clean else None)
         self.busy_lanes -= 1
+        self._fill_lanes()
 
     def _answer(self, jobs: tuple[Job, ...], raised: bool) -> None:
         for job in jobs:
@@ -117,10 +125,11 @@ class Scenario:
     callers: list[Caller]
     limit: int
     lanes: int
+    ahead: int
     slowness: float  # of the device, against what its warm-up promised
 
     def play(self, watch: Callable[[Simulation, Batch], None] = lambda simulation, batch: None) -> Simulation:
-        line = Queue(self.limit, Costs(SECONDS), self.lanes)
+        line = Queue(self.limit, Costs(SECONDS), self.lanes, self.ahead)
         return Simulation(line, lambda size: self.slowness * SECONDS[size], watch).play(self.callers)
 
 
@@ -142,6 +151,7 @@ scenarios = st.builds(
     ),
     limit=st.integers(1, 30),
     lanes=st.integers(1, 3),
+    ahead=st.integers(0, 1),
     slowness=st.sampled_from([0.5, 1.0, 1.1, 3.0]),
 )
 

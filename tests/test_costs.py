@@ -41,6 +41,28 @@ def test_a_device_that_stays_slow_is_known_for_it(costs: Costs) -> None:
     assert costs.seconds(4) == pytest.approx(3.0)
 
 
+def test_two_runs_are_made_where_they_cost_less_than_the_padding(costs: Costs) -> None:
+    assert [costs.first_run(count) for count in (1, 2, 3, 4, 9)] == [1, 2, 3, 4, 4]
+    steep = Costs({1: 0.1, 4: 0.4, 8: 0.8})
+    assert [steep.first_run(count) for count in (2, 3, 5, 6, 7, 8)] == [1, 3, 4, 6, 7, 8]
+
+
+@pytest.fixture
+def unpadded() -> Costs:
+    return Costs({1: 0.2, 4: 0.5, 8: 0.9}, weight=0.5, padded=False)
+
+
+def test_without_padding_a_run_is_of_any_size_and_costs_what_lies_between_the_rungs(unpadded: Costs) -> None:
+    assert [unpadded.padded_size(count) for count in (1, 3, 6, 9)] == [1, 3, 6, 8]
+    assert [unpadded.seconds(count) for count in (1, 3, 6, 9)] == pytest.approx([0.2, 0.4, 0.7, 0.9])
+    assert [unpadded.first_run(count) for count in (1, 3, 6, 9)] == [1, 3, 6, 8]
+
+
+def test_without_padding_a_run_between_two_rungs_moves_both(unpadded: Costs) -> None:
+    unpadded.learn(6, 1.05)
+    assert [unpadded.seconds(size) for size in unpadded.ladder] == pytest.approx([0.2, 0.625, 1.125])
+
+
 def test_a_size_that_is_no_rung_cannot_have_run(costs: Costs) -> None:
     with pytest.raises(KeyError):
         costs.learn(3, 0.1)

@@ -4,15 +4,18 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import CARD, FakeDevice, listening, running_engine
-from linking import ask, linked, until
+from linking import ask, ask_fully, linked, until
+from numpy.typing import NDArray
 from running import ROOT, environment
 from structlog.testing import capture_logs
 
@@ -75,6 +78,51 @@ async def test_what_came_while_the_device_was_busy_runs_together_in_one_padded_r
     device = FakeDevice()
     assert await behind_one(device, path, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
     assert (device.batches, device.sizes) == ([[0], [1, 2, 3, 4, 5]], [1, 8])
+
+
+async def test_lanes_run_beside_each_other_and_only_the_first_run_was_alone(path: Path) -> None:
+    device = FakeDevice()
+    device.gate.clear()
+    async with running_engine(device, path, lanes=2), linked(path) as link:
+        asked = []
+        for number in (1, 2):
+            asked.append(asyncio.create_task(ask(link, number)))
+            await device.under_way()
+        device.gate.set()
+        assert await asyncio.gather(*asked) == [1, 2]
+    assert (device.batches, device.alone) == ([[1], [2]], [True, False])
+
+
+class TwoGates(FakeDevice):
+    """A device whose runs of two end only when the second gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second_gate = threading.Event()
+
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> NDArray[np.float32]:
+        scores = super().run(pictures, padded_size, alone)
+        assert padded_size == 1 or self.second_gate.wait(60)
+        return scores
+
+
+async def test_a_full_run_is_handed_over_while_another_is_under_way_and_counts_from_its_end(path: Path) -> None:
+    device = TwoGates()
+    device.gate.clear()
+    held_s = 0.05
+    async with running_engine(device, path, ladder=(1, 2), ahead=1), linked(path) as link:
+        first = asyncio.create_task(ask(link, 1))
+        await device.under_way()
+        second = [asyncio.create_task(ask_fully(link, number)) for number in (2, 3)]
+        await device.under_way()
+        assert sorted(device.batches[1]) == [2, 3]
+        await asyncio.sleep(held_s)
+        device.gate.set()
+        assert await first == 1
+        device.second_gate.set()
+        for number, answer in await asyncio.gather(*second):
+            assert number in (2, 3)
+            assert answer.queue_s > held_s
 
 
 async def test_the_earliest_deadline_runs_first(path: Path) -> None:
