@@ -3,11 +3,13 @@
 import re
 import warnings
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from models.preprocess import Extent, shorter_side, whole
 from service.errors import EmptyBody, NotAnImage, ServiceError, TooManyPixels, TruncatedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -20,6 +22,10 @@ Image.MAX_IMAGE_PIXELS = None
 # Once for the process, because `catch_warnings` is not safe in threads. What Pillow has to say about a
 # stranger's odd metadata is of no use to those who run the service.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+OVERSAMPLING = 4
+"""How many times as large as the model sees it a picture is read at least: twice would be faster, and change more
+labels than rounding does (docs/performance.md)."""
 
 MAX_SIDE = 65_535
 """JPEG's own limit. Decoders take their time by the row: 50 million rows of one pixel cost seconds."""
@@ -40,8 +46,35 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Which of them exchange width and height, and which bring the left column to the right or the top row to the bottom.
+_SIDEWAYS = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+}
+_TO_THE_RIGHT = {
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+}
+_TO_THE_BOTTOM = {
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.TRANSVERSE,
+}
+
 # What 32-bit samples customarily call white: of masks and unit floats, of 8, of 16 and of 32 bits.
 _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
+
+
+class Reduced(NamedTuple):
+    """A picture read at a reduced scale. It fills the ``extent`` of the image: scaled, its sides may end in a pixel."""
+
+    image: Image.Image
+    extent: Extent
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
@@ -59,19 +92,56 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         TooManyPixels: the header promises more than `max_pixels`, or more than `MAX_SIDE` on a side.
         TruncatedImage: they begin as a picture but cannot be read to its end.
     """
+    return _decode(data, max_pixels, None).image
+
+
+def decode_reduced(data: bytes | memoryview, max_pixels: int, at_least: int) -> Reduced:
+    """The same, where `at_least` so many pixels on the shorter side are enough.
+
+    A JPEG that has twice as many is decoded to a half, a quarter or an eighth of its size, which saves most of the
+    inverse transform. Raises as `decode` does.
+    """
+    return _decode(data, max_pixels, at_least)
+
+
+def _decode(data: bytes | memoryview, max_pixels: int, at_least: int | None) -> Reduced:
     if not data:
         raise EmptyBody("The picture has no bytes.")
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         _check_size(image.size, max_pixels)
+        extent = _reduce(image, at_least)
         image.load()
-        turn = _turn(image)
-        rgb = _rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
+        turn, rgb = _turn(image), _rgb(image)
+        return Reduced(rgb, extent) if turn is None else Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn))
     except (ServiceError, MemoryError):
         raise
     except Exception as error:  # Pillow lets out whatever its parsers trip over, struct.error for one
         raise _unreadable(data) from error
+
+
+def _reduce(image: Image.Image, at_least: int | None) -> Extent:
+    """Have a JPEG read at the smallest scale that leaves so many pixels; where the picture will be in the image."""
+    drafted = None if at_least is None else image.draft(None, (at_least, at_least))
+    if drafted is None:
+        return whole(image)
+    _, (_, _, right, bottom) = drafted
+    return 0.0, 0.0, right, bottom
+
+
+def _turned(extent: Extent, size: tuple[int, int], turn: Image.Transpose) -> Extent:
+    """Where an extent that begins in the upper left corner is when its image of that size was turned."""
+    _, _, right, bottom = extent
+    width, height = size
+    if turn in _SIDEWAYS:
+        right, bottom, width, height = bottom, right, height, width
+    left, top = width - right if turn in _TO_THE_RIGHT else 0.0, height - bottom if turn in _TO_THE_BOTTOM else 0.0
+    return left, top, left + right, top + bottom
+
+
+def enough_for(size: int, crop_pct: float) -> int:
+    """Pixels on the shorter side that are enough for a model's crop, for the resize to smooth what scaling left."""
+    return OVERSAMPLING * shorter_side(size, crop_pct)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.preprocess import crop
 from service.errors import EmptyBody, NotAnImage, ServiceError, TooManyPixels, TruncatedImage
-from service.images import decode
+from service.images import decode, decode_reduced
 
 # pytest's own filters take the place of the one that `service.images` sets for the process
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -88,6 +89,46 @@ def test_the_first_picture_of_every_format_is_read(name: str) -> None:
 
 def test_a_view_of_bytes_is_read_like_bytes() -> None:
     assert decode(memoryview(FILES["png"]), MAX_PIXELS).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"), [(33, (64, 32)), (17, (64, 32)), (16, (32, 16)), (5, (16, 8)), (1, (8, 4))]
+)
+@pytest.mark.parametrize("name", ["jpeg", "progressive jpeg", "cmyk jpeg", "mpo"])
+def test_a_jpeg_is_read_at_the_smallest_scale_that_leaves_enough(
+    name: str, at_least: int, size: tuple[int, int]
+) -> None:
+    image, extent = decode_reduced(FILES[name], MAX_PIXELS, at_least)
+    assert extent == (0, 0, *size)
+    assert (image.mode, image.size) == ("RGB", size)
+    read = np.asarray(image.resize((64, 32), Image.Resampling.NEAREST)).astype(int)
+    assert np.abs(read[16, 8] - RED).max() < 40
+    assert np.abs(read[16, 56] - BLUE).max() < 40
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if "jpeg" not in name and name != "mpo"])
+def test_other_formats_are_read_as_they_are(name: str) -> None:
+    image, extent = decode_reduced(FILES[name], MAX_PIXELS, at_least=4)
+    assert (image.size, extent) == ((64, 32), (0, 0, 64, 32))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_picture_lies_in_its_image_where_the_whole_one_would(orientation: int) -> None:
+    odd = Image.linear_gradient("L").resize((61, 43)).convert("RGB")
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(odd, "JPEG", exif=exif, quality=100)
+    image, extent = decode_reduced(data, MAX_PIXELS, at_least=20)
+    whole = decode(data, MAX_PIXELS)
+    assert image.size == ((31, 22) if orientation < 5 else (22, 31))
+    assert (extent[2] - extent[0], extent[3] - extent[1]) == (whole.width / 2, whole.height / 2)
+    fast, exact = crop(image, 10, 1.0, within=extent), crop(whole, 10, 1.0)
+    assert np.abs(fast.astype(int) - exact).max() <= 2
+
+
+def test_what_counts_for_the_limit_is_the_picture_as_it_was_sent() -> None:
+    with pytest.raises(TooManyPixels):
+        decode_reduced(FILES["jpeg"], 64 * 32 - 1, at_least=1)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
@@ -260,10 +301,10 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 
 
 @settings(max_examples=1_000, deadline=None)
-@given(damaged_files() | st.binary(max_size=64))
-def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes) -> None:
+@given(damaged_files() | st.binary(max_size=64), st.sampled_from([None, 8]))
+def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, at_least: int | None) -> None:
     try:
-        image = decode(data, MAX_PIXELS)
+        image = decode(data, MAX_PIXELS) if at_least is None else decode_reduced(data, MAX_PIXELS, at_least).image
     except ServiceError:
         return
     assert image.mode == "RGB"

@@ -57,6 +57,14 @@ def test_a_crop_of_any_size_equals_the_reference(width: int, height: int, size: 
 
 
 @settings(deadline=None)
+@given(st.integers(6, 90), st.integers(6, 90), st.integers(4, 40), st.sampled_from([0.875, 0.96, 1.0, 1.15]))
+def test_a_fast_crop_is_the_exact_one_but_for_rounding(width: int, height: int, size: int, crop_pct: float) -> None:
+    image = noise(width, height)
+    fast = crop(image, size, crop_pct, within=(0, 0, width, height))
+    assert largest_difference(fast, crop(image, size, crop_pct)) <= 1
+
+
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(17, 40), st.booleans(), st.sampled_from([0.96, 1.0, 1.15]))
 def test_a_strip_cut_before_it_is_resized_equals_the_reference_but_for_rounding(
     width: int, aspect: int, lying: bool, crop_pct: float
