@@ -5,11 +5,12 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from uuid import uuid4
+from functools import cache
+from secrets import token_hex
 
-import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from service import metrics
 from service.errors import ClientGone
@@ -62,14 +63,15 @@ class Accounting:
             return
         record = Record(_request_id(Headers(scope=scope).get("x-request-id", "")))
         scope.setdefault("state", {})["record"] = record
-        with structlog.contextvars.bound_contextvars(request_id=record.request_id):
-            try:
-                await self._answer(record, scope, receive, _signed(record, send))
-            except asyncio.CancelledError:
-                record.outcome = "aborted"  # the process ends, and its patience with this request did before
-                raise
-            finally:
-                _account(record, scope)
+        bound = bind_contextvars(request_id=record.request_id)
+        try:
+            await self._answer(record, scope, receive, _signed(record, send))
+        except asyncio.CancelledError:
+            record.outcome = "aborted"  # the process ends, and its patience with this request did before
+            raise
+        finally:
+            _account(record, scope)
+            reset_contextvars(**bound)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -90,9 +92,9 @@ def _signed(record: Record, send: Send) -> Send:
     async def send_signed(message: Message) -> None:
         if message["type"] == "http.response.start":
             record.answering = True
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = record.request_id
-            headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.3f}" for name, ms in record.timings_ms().items())
+            timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in record.timings_ms().items())
+            ours = [(b"x-request-id", record.request_id.encode()), (b"server-timing", timing.encode())]
+            message["headers"] = [*message["headers"], *ours]
         try:
             await send(message)
         except (OSError, RuntimeError):  # what servers and loops say of a connection that is closed
@@ -102,13 +104,19 @@ def _signed(record: Record, send: Send) -> Send:
     return send_signed
 
 
+# what is looked up by label values is looked up once: all of these are names of ours, and few
+_requests = cache(metrics.requests.labels)
+_request_seconds = cache(metrics.request_seconds.labels)
+_stage_seconds = cache(metrics.stage_seconds.labels)
+
+
 def _account(record: Record, scope: Scope) -> None:
     # the route's pattern, not the path: a caller must not be able to make up endpoints
     endpoint = getattr(scope.get("route"), "path", "unmatched")
-    metrics.requests.labels(endpoint, record.outcome).inc()
-    metrics.request_seconds.labels(endpoint).observe(record.elapsed_s)
+    _requests(endpoint, record.outcome).inc()
+    _request_seconds(endpoint).observe(record.elapsed_s)
     for name, seconds in record.stages.items():
-        metrics.stage_seconds.labels(name).observe(seconds)
+        _stage_seconds(name).observe(seconds)
     quiet = endpoint.startswith(("/health", "/metrics")) and record.outcome in ("ok", "not_ready")  # they come often
     timings = {f"{name}_ms": milliseconds for name, milliseconds in record.timings_ms().items()}
     (logger.debug if quiet else logger.info)("request", endpoint=endpoint, outcome=record.outcome, **timings)
@@ -116,4 +124,4 @@ def _account(record: Record, scope: Scope) -> None:
 
 def _request_id(given: str) -> str:
     """The caller's id if it is harmless, else a new one."""
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else token_hex(16)

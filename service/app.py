@@ -5,20 +5,19 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from service import errors, logs, metrics
 from service.accounting import Accounting, Record
 from service.api import create_router
+from service.decoders import Decoders
 from service.engine_host import engine_host
 from service.link import Link
 from service.logs import logger
@@ -60,9 +59,9 @@ def create_app(settings: Settings | None = None, engine: Path | None = None) -> 
     app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
     app.state.link = link
     app.state.draining = False
-    app.include_router(create_router(link, settings))
+    # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
+    app.router.routes[:0] = create_router(link, settings).routes
     app.add_exception_handler(errors.ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(Accounting, apology=_apology)
     return app
@@ -70,8 +69,8 @@ def create_app(settings: Settings | None = None, engine: Path | None = None) -> 
 
 def _link(settings: Settings) -> Link:
     """As many slots as pictures may wait or run, and a few to decode in."""
-    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decoder")
-    return Link(settings.queue_limit + 2 * settings.max_batch + settings.decode_threads, decoders)
+    slots = settings.queue_limit + 2 * settings.max_batch + settings.decode_threads
+    return Link(slots, Decoders(settings.decode_threads))
 
 
 @asynccontextmanager
@@ -127,12 +126,6 @@ async def _on_service_error(request: Request, error: Exception) -> Response:
     if isinstance(error, errors.RetryableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return _problem(request.state.record, STATUS[type(error)], error.code, error.title, error.detail, headers)
-
-
-async def _on_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    wrong = [f"{fault['loc'][-1]}: {fault['msg']} (got {fault['input']!r:.50})" for fault in error.errors()]
-    return await _on_service_error(request, errors.InvalidParameter("; ".join(wrong)))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -4,15 +4,16 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.decoders import Decoders
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
 from service.logs import logger
 from service.wire import LENGTH, Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, decode_report
@@ -54,7 +55,7 @@ class Link:
     ``card`` says what the engine serves; it is None until the first engine is there.
     """
 
-    def __init__(self, slots: int, decoders: Executor) -> None:
+    def __init__(self, slots: int, decoders: Decoders) -> None:
         self.card: ModelCard | None = None
         self._slots = slots
         self._decoders = decoders
@@ -108,12 +109,12 @@ class Link:
         What ``load`` raises is raised here.
         """
         card = slot.slab.card
-        work = self._decoders.submit(load, slot.pixels, card)
-        slot.user = asyncio.wrap_future(work)
+        work = self._decoders.submit(partial(load, slot.pixels, card))
+        slot.user = work.done
         try:
-            await asyncio.shield(slot.user)
+            await asyncio.shield(work.done)
         except asyncio.CancelledError:
-            work.cancel()  # if it has not begun: a thread cannot be stopped, the slot stays taken until it is done
+            work.wanted = False  # begun, it cannot be stopped: the slot stays taken until it is done
             raise
         return card
 

@@ -1,10 +1,13 @@
 """Logs: one JSON object a line for machines, readable lines on a terminal. All go to standard error."""
 
+import json
 import logging
 import os
 import re
 import sys
+from typing import Any
 
+import orjson
 import structlog
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -30,7 +33,7 @@ def configure(level: str, style: str, process: str) -> None:
         lambda _, __, event: {**event, "process": process},
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
         structlog.processors.format_exc_info,
-        *(_text() if text else [structlog.processors.JSONRenderer()]),
+        *(_text() if text else [structlog.processors.JSONRenderer(_json)]),
     ]
     structlog.configure(
         processors=processors,
@@ -38,6 +41,15 @@ def configure(level: str, style: str, process: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write: processes share the terminal
     )
     _adopt_standard_logging(level, processors)
+
+
+def _json(event: EventDict, default: Any) -> str:
+    """One line of ASCII."""
+    try:
+        line = orjson.dumps(event, default, orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a surrogate pair, or a number beyond 64 bits
+        return json.dumps(event, default=default)
+    return line if line.isascii() else json.dumps(event, default=default)  # there are controls beyond ASCII too
 
 
 def _text() -> list[Processor]:

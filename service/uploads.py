@@ -4,12 +4,11 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from service.errors import ClientGone, EmptyBody, MalformedBody, TooManyBytes, UnsupportedType
 
@@ -63,16 +62,16 @@ async def _read(request: Request, limit: int, too_many: TooManyBytes) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise too_many
-    chunks, size = [], 0
-    try:
-        async with aclosing(request.stream()) as stream:
-            async for chunk in stream:
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    raise too_many
-    except ClientDisconnect as error:
-        raise ClientGone("The caller left while the picture was read.") from error
+    chunks, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The caller left while the picture was read.")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            raise too_many
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 

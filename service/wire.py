@@ -116,7 +116,7 @@ class Order:
     FORMAT: ClassVar = struct.Struct("<BxxxIdd")
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(*astuple(self))
+        return self.FORMAT.pack(self.kind, self.slot, self.arrival_s, self.deadline_s)
 
     @classmethod
     def decode(cls, message: bytes) -> Self:
@@ -153,7 +153,9 @@ class Answer:
     FORMAT: ClassVar = struct.Struct("<BxxxIIfff")
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(*astuple(self))
+        return self.FORMAT.pack(
+            self.outcome, self.slot, self.batch_size, self.queue_s, self.device_s, self.retry_after_s
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Pulse:
     FORMAT: ClassVar = struct.Struct("<BxxxIIfff")
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.MARK, *astuple(self))
+        return self.FORMAT.pack(self.MARK, *astuple(self))  # once a second; of the others there are thousands
 
 
 def decode_report(message: bytes) -> Answer | Pulse:
@@ -190,6 +192,7 @@ class Channel(asyncio.Protocol):
         self._message_size = message_size
         self._receive = receive
         self._rest = b""
+        self._outbox: list[bytes] = []
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -212,12 +215,22 @@ class Channel(asyncio.Protocol):
             self.closed.set_result(None)
 
     def send(self, message: bytes) -> None:
-        """Send, or do nothing if the other end is gone: whoever needs to know that waits for ``closed``."""
-        if not self._transport.is_closing():
-            self._transport.write(message)
+        """Send, or do nothing if the other end is gone: whoever needs to know that waits for ``closed``.
+
+        What is sent in one turn of the loop goes in one write, because each wakes the other end up.
+        """
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(message)
 
     def close(self) -> None:
+        self._flush()
         self._transport.close()
+
+    def _flush(self) -> None:
+        if self._outbox and not self._transport.is_closing():
+            self._transport.write(b"".join(self._outbox))
+        self._outbox.clear()
 
 
 def _ignore(message: bytes) -> None:

@@ -1,9 +1,11 @@
 """An HTTP worker: one process that accepts, decodes and answers, over the engine's link."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
+import sys
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -18,9 +20,13 @@ from service.link import Link
 from service.logs import logger
 from service.settings import Settings
 
+SWITCH_S = 0.0005
+"""How long the loop lets a decoder's thread keep the interpreter; Python's own 5 ms are longer than a small request."""
+
 
 def main(orders: dict[str, Any]) -> None:
     """Serve until told to stop; ``orders`` are the supervisor's."""
+    sys.setswitchinterval(SWITCH_S)
     settings = Settings.model_validate(orders["settings"])
     app = create_app(settings, engine=Path(orders["engine"]))
     listener = socket.socket(fileno=orders["listener"])
@@ -43,6 +49,7 @@ class GracefulServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=int(settings.timeout_s) + 1,
         )
         super().__init__(config)
@@ -51,6 +58,7 @@ class GracefulServer(uvicorn.Server):
         self._url = url
 
     async def main_loop(self) -> None:
+        gc.freeze()  # what is there by now stays, and need not be looked at again and again
         announcing = asyncio.create_task(announce(self._app.state.link, self._url)) if self._url else None
         await super().main_loop()
         if announcing:

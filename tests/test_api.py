@@ -13,6 +13,8 @@ from fakes import FakeDevice
 from PIL import Image
 from running import CAT
 
+from service.api import PredictReply
+
 PICTURE = CAT.read_bytes()
 
 
@@ -58,6 +60,17 @@ async def test_the_answer_names_the_model_the_likeliest_labels_and_where_the_tim
     assert list(body["timings_ms"]) == ["receive", "decode", "queue", "device", "total"]
     timed = [stage.partition(";")[0] for stage in answer.headers["server-timing"].split(", ")]
     assert timed == list(body["timings_ms"])
+
+
+async def test_the_answer_is_what_is_documented(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict", content=PICTURE)
+    told = PredictReply.model_validate_json(answer.content, strict=True)
+    assert told.model_dump() == answer.json()
+    assert all(each.score == round(each.score, 6) for each in told.predictions)
+    document = (await client.get("/openapi.json")).json()["paths"]["/predict"]["post"]
+    assert document["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictReply")
+    assert [parameter["name"] for parameter in document["parameters"]] == ["top_k", "threshold"]
+    assert "image/*" in document["requestBody"]["content"]
 
 
 async def test_top_k_and_threshold_choose_what_is_told(client: httpx.AsyncClient) -> None:

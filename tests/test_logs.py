@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,6 +117,14 @@ def test_nobody_writes_lines_or_moves_the_cursor_in_our_name(capsys: pytest.Capt
     text = capsys.readouterr().err
     assert not set("\r\x1b\x9b\x07\u2028") & set(text)
     assert not [line for line in text.split("\n") if line.startswith("12:00:00")]
+
+
+@pytest.mark.parametrize("odd", ["half a pair \ud800", "caf\xe9", 2**70, {1, 2}, Path("a")])
+def test_whatever_is_logged_is_a_line_of_json(capsys: pytest.CaptureFixture[str], odd: object) -> None:
+    configure("info", "json", "worker 0")
+    logger.info("odd", value=odd)
+    (line,) = lines(capsys)
+    assert line["value"] == (odd if isinstance(odd, str | int) else repr(odd))
 
 
 def test_people_on_a_terminal_get_readable_lines() -> None:

@@ -84,6 +84,21 @@ async def test_messages_are_put_together_from_whatever_pieces_come(caplog: pytes
     assert caplog.records == []
 
 
+async def test_what_is_sent_goes_out_before_the_end() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(4, print)
+    await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+    channel.send(b"abcd")
+    channel.send(b"efgh")
+    await asyncio.sleep(0)
+    assert theirs.recv(99) == b"abcdefgh"
+    channel.send(b"ijkl")
+    channel.close()
+    await channel.closed
+    assert [theirs.recv(99), theirs.recv(99)] == [b"ijkl", b""]
+    theirs.close()
+
+
 async def test_an_end_that_makes_no_sense_is_hung_up_on() -> None:
     ours, theirs = socket.socketpair()
 

@@ -1,0 +1,58 @@
+"""How long a request is worth its work: until its deadline, and for as long as its caller is there."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from starlette.requests import Request
+
+from service.errors import ClientGone, DeadlineExceeded
+
+WATCH_AFTER_S = 0.05
+"""Most answers are there before, and to watch a caller takes a task: 16 us of CPU."""
+
+
+class Patience:
+    """Goes on with what is within for so many seconds at most.
+
+    Raises:
+        DeadlineExceeded: it was not done by then.
+        ClientGone: the caller, being watched, left before it was done.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._limit = asyncio.timeout(timeout_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._gone = False
+
+    async def __aenter__(self) -> Self:
+        await self._limit.__aenter__()
+        return self
+
+    def watch(self, request: Request) -> None:
+        """From now on look whether the caller of this request, which is fully read, is there."""
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start, request)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._watching:
+            self._watching.cancel()
+        try:
+            await self._limit.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            if self._gone:
+                raise ClientGone("The caller left before the answer.") from None
+            raise DeadlineExceeded(f"The answer was not ready within {self._timeout_s:g} s.") from None
+
+    def _start(self, request: Request) -> None:
+        self._watching = asyncio.create_task(self._watch(request))
+
+    async def _watch(self, request: Request) -> None:
+        await request.receive()  # after the body, all that can come is the disconnection
+        self._gone = True
+        self._limit.reschedule(0)

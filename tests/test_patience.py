@@ -1,0 +1,76 @@
+"""A request is worked on until its deadline, and while its caller is there."""
+
+import asyncio
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from service import patience
+from service.errors import ClientGone, DeadlineExceeded
+from service.patience import Patience
+
+
+class Caller:
+    """One who has sent everything, and may leave."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        self.watched = asyncio.Event()
+        self.request = Request({"type": "http", "headers": []}, self.receive)
+
+    async def receive(self) -> Message:
+        self.watched.set()
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "WATCH_AFTER_S", 0.0)  # nobody wants to wait for more
+
+
+async def test_what_is_done_in_time_is_let_go_on() -> None:
+    async with Patience(20) as waiting:
+        waiting.watch(Caller().request)
+        await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def wait(caller: Caller, timeout_s: float) -> None:
+    """Wait for what never comes."""
+    async with Patience(timeout_s) as waiting:
+        waiting.watch(caller.request)
+        await asyncio.Event().wait()
+
+
+async def test_at_the_deadline_it_ends() -> None:
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
+        await wait(Caller(), 0.01)
+
+
+async def test_when_the_caller_leaves_it_ends() -> None:
+    caller = Caller()
+    caller.left.set()
+    with pytest.raises(ClientGone):
+        await wait(caller, 20)
+
+
+async def test_no_watcher_is_left_behind() -> None:
+    caller = Caller()
+    async with Patience(20) as waiting:
+        waiting.watch(caller.request)
+        await caller.watched.wait()
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_errors_from_within_and_cancellation_from_without_pass() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Patience(20):
+            raise ZeroDivisionError
+    task = asyncio.create_task(wait(Caller(), 20))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
