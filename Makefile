@@ -23,4 +23,6 @@ check: install
 	$(BIN)/lint-imports --no-cache
 
 bench: install
-	$(BIN)/volo bench
+	$(BIN)/volo bench model
+	$(BIN)/volo bench preprocess
+	$(BIN)/volo bench serve

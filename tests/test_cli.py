@@ -153,12 +153,3 @@ def _read(terminal: int) -> str:
         return os.read(terminal, 10_000).decode()
     except OSError:  # what a terminal says when the other side is closed
         return ""
-
-
-def test_bench_times_every_batch_size(volo: Volo) -> None:
-    ended = volo("bench", "--max-batch", "2")
-    assert ended.returncode == 0
-    head, titles, one, two = ended.stdout.splitlines()
-    assert head.startswith("embedded on cpu, ")
-    assert titles.split() == ["batch", "ms", "a", "run", "pictures/s"]
-    assert (one.split()[0], two.split()[0]) == ("1", "2")
