@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-3}
 TOLERANCE_IN_HALF = 3e-2
 """How far a known picture's scores may be from what they were: far above rounding, far below another answer."""
 WORTHWHILE = 0.95
-"""Larger runs that add no more than this to the pictures a second would only make pictures wait for each other."""
+"""A lone run gets all cores if that takes no more than this part of the time on one."""
 
 
 class DeviceMissing(Exception):
@@ -114,11 +114,11 @@ class Device:
             if costs and seconds > self._patience_s:
                 break
             costs[size] = seconds
-            if size >= 4 * worthwhile(costs):
+            if size >= 4 * most_productive(costs):
                 break
         if self.lanes > 1:
             self._try_all_cores(rounds, costs[1])
-        return {size: seconds for size, seconds in costs.items() if size <= worthwhile(costs)}
+        return {size: seconds for size, seconds in costs.items() if size <= most_productive(costs)}
 
     def probe(self) -> None:
         """Raise DeviceFault unless the known picture gets its known answer."""
@@ -179,10 +179,10 @@ def _device_errors() -> Iterator[None]:
         raise DeviceFault(str(error)) from error
 
 
-def worthwhile(costs: Mapping[int, float]) -> int:
-    """The smallest of the sizes that gives nearly as many pictures a second as the best, given the seconds of each."""
-    best = max(size / seconds for size, seconds in costs.items())
-    return min(size for size, seconds in costs.items() if size / seconds >= WORTHWHILE * best)
+def most_productive(costs: Mapping[int, float]) -> int:
+    """The size that gives the most pictures a second, given the seconds of each: larger ones would only make pictures
+    wait for each other."""
+    return max(costs, key=lambda size: size / costs[size])
 
 
 def ladder(max_batch: int) -> list[int]:

@@ -77,7 +77,7 @@ def test_sizes_that_take_longer_than_patience_are_not_offered_but_the_smallest(
 @pytest.mark.parametrize(
     ("seconds", "sizes"),
     [
-        ({1: 1.0, 2: 1.99, 4: 3.9}, [1]),
+        ({1: 1.0, 2: 2.1, 4: 4.1}, [1]),
         ({1: 1.0, 2: 2.2, 4: 2.5, 8: 5.1}, [1, 2, 4]),  # one hiccup does not end the search
         ({1: 1.0, 2: 1.1, 4: 2.2, 8: 4.4, 16: 1.0}, [1, 2]),  # two steps without a gain do
     ],
