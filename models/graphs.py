@@ -1,6 +1,9 @@
 """A batch size's whole forward as one launch: a CUDA graph, whose kernels the processor need not start one by one."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import Tensor
 
 from models.classifier import Classifier
 
@@ -25,10 +28,14 @@ class Graph:
         side = classifier.image_size
         self._classifier = classifier
         self._graph: torch.cuda.CUDAGraph | None = None
-        self.pixels = torch.zeros((batch_size, side, side, 3), dtype=torch.uint8, device=classifier.device)
-        self.scores = classifier.scores(self.pixels)
-        if classifier.device.type == "cuda":
-            self._capture(beside)
+        with current(classifier.device):
+            self.pixels = torch.zeros((batch_size, side, side, 3), dtype=torch.uint8, device=classifier.device)
+            if classifier.device.type == "cuda":
+                # one for all that share memory, which is kept by stream
+                self._apart = beside._apart if beside else torch.cuda.Stream()
+                self._graph, self.scores = self._captured(beside)
+            else:
+                self.scores = classifier.scores(self.pixels)
 
     @torch.inference_mode()
     def replay(self) -> None:
@@ -38,15 +45,19 @@ class Graph:
         else:
             self.scores.copy_(self._classifier.scores(self.pixels))
 
-    def _capture(self, beside: "Graph | None") -> None:
-        apart = torch.cuda.Stream(self._classifier.device)  # as capture asks for; see torch.cuda.graph
-        apart.wait_stream(torch.cuda.current_stream(self._classifier.device))
-        with torch.cuda.stream(apart):
+    def _captured(self, beside: "Graph | None") -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        self._apart.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._apart):
             for _ in range(WARM_UPS):
                 self._classifier.scores(self.pixels)
-        torch.cuda.current_stream(self._classifier.device).wait_stream(apart)
+        torch.cuda.current_stream().wait_stream(self._apart)
         graph = torch.cuda.CUDAGraph()
         shared = beside._graph.pool() if beside and beside._graph else None
-        with torch.cuda.graph(graph, pool=shared):
-            self.scores = self._classifier.scores(self.pixels)
-        self._graph = graph
+        with torch.cuda.graph(graph, pool=shared, stream=self._apart):
+            scores = self._classifier.scores(self.pixels)
+        return graph, scores
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Within it new streams, graphs and kernels are this device's: CUDA has a current one for each thread."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -61,11 +61,15 @@ class OutlookAttention(nn.Module):
         k, s, p = self.kernel_size, self.stride, self.padding
         if (k, s, p) != (3, 2, 1):
             return unfolded_outlook(value, logits.softmax(dim=-1), k, s, p)
-        if value.is_cuda and not torch.is_grad_enabled():
+        if value.is_cuda and not torch.is_grad_enabled() and self._fits_kernel(value):
             from models.outlook_triton import fused_outlook  # here, because there is no Triton without CUDA
 
             return fused_outlook(value, logits)
         return shifted_outlook(value, logits.softmax(dim=-1))
+
+    def _fits_kernel(self, value: Tensor) -> bool:
+        head_dim = value.shape[-1] // self.num_heads
+        return head_dim.bit_count() == 1 and value.dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
 def unfolded_outlook(value: Tensor, weights: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:

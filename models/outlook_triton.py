@@ -25,17 +25,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_LOG2_E = math.log2(math.e)
 _WARPS = 4
 _THREADS = 32 * _WARPS
 _VECTOR_BYTES = 16  # the widest that one thread loads at once
 
 
-def fused_outlook(value: Tensor, logits: Tensor, scale: float = 1.0) -> Tensor:
-    """What ``shifted_outlook(value, (logits * scale).softmax(-1))`` says, computed in float32, without gradients.
+def fused_outlook(value: Tensor, logits: Tensor) -> Tensor:
+    """What ``shifted_outlook(value, logits.softmax(-1))`` says, computed in float32, without gradients.
 
     value [B, H, W, C], logits [B, h, w, heads, 9, 9] with h = ceil(H / 2), w = ceil(W / 2) -> [B, H, W, C] in value's
-    dtype. Both are float32, float16 or bfloat16, and ``scale`` is above 0. Tensors that are not contiguous are copied.
-    Allocates nothing else, waits for nothing, and compiles once for each H, W, heads, C and dtypes.
+    dtype. Both are float32, float16 or bfloat16; what is not contiguous is copied. It waits for nothing, and compiles
+    once for each H, W, heads, C and dtypes.
 
     Raises:
         ValueError: the shapes do not belong together, C / heads is not a power of two, or a gradient would be lost.
@@ -56,7 +57,7 @@ def fused_outlook(value: Tensor, logits: Tensor, scale: float = 1.0) -> Tensor:
     tile = cells_per_program(dim, value.element_size())
     with torch.cuda.device_of(value):  # Triton launches on the current device, whatever its arguments are on
         _outlook[(heads * triton.cdiv(cells, tile),)](
-            value, logits, out, cells, scale * math.log2(math.e), height, width, heads, dim, tile, num_warps=_WARPS
+            value, logits, out, cells, _LOG2_E, height, width, heads, dim, tile, num_warps=_WARPS
         )
     return out
 

@@ -28,6 +28,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
 def native_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 have instructions of their own: CUDA, and CPUs with AVX512-BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

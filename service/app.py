@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None, engine: Path | None = None) -> 
 
 
 def _link(settings: Settings) -> Link:
-    """As many slots as pictures may wait or run, and a few to decode in."""
+    """Slots for as many pictures as may wait, for two of the largest runs, and a few to decode in."""
     slots = settings.queue_limit + 2 * settings.max_batch + settings.decode_threads
     return Link(slots, Decoders(settings.decode_threads))
 

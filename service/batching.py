@@ -63,7 +63,7 @@ class Queue:
     """The jobs that wait, at most `limit` of them, and the runs under way.
 
     `lanes` runs go on at once, beside each other: cores, say. `ahead` more are handed over while every lane is busy, so
-    that the device finds its next run at once; these are full ones only, because a run handed over takes in no more.
+    that the device finds its next run at once; only when a full one waits, because a run handed over takes in no more.
     """
 
     def __init__(self, limit: int, costs: Costs, lanes: int = 1, ahead: int = 0) -> None:

@@ -57,16 +57,18 @@ def load_classifier(settings: Settings) -> Classifier:
 
     Raises:
         DeviceMissing: there is no such device.
+        DeviceFault, OutOfMemory: it is of no use, or has no memory for the model.
         ValueError, OSError: the model cannot be had; the message says why.
     """
     where = resolve_device(settings.device)
-    return load_model(
-        settings.model,
-        device=str(where),
-        labels=settings.labels,
-        sha256=settings.weights_sha256,
-        precision=settings.precision,
-    )
+    with _device_errors():
+        return load_model(
+            settings.model,
+            device=str(where),
+            labels=settings.labels,
+            sha256=settings.weights_sha256,
+            precision=settings.precision,
+        )
 
 
 class Device:
@@ -85,9 +87,8 @@ class Device:
         self._patience_s = patience_s
         self._threads_alone = 1
         self.padded = classifier.device.type == "cuda"
-        if self.padded:
-            torch.cuda.set_device(classifier.device)
-        self._pipeline = Pipeline(classifier, max_batch) if self.padded else None
+        with _device_errors():
+            self._pipeline = Pipeline(classifier, max_batch) if self.padded else None
         self.lanes, self.ahead = (1, DEPTH - 1) if self.padded else (cores, 0)
         self._tolerance = TOLERANCE.get(classifier.dtype, TOLERANCE_IN_HALF)
         self._sample = classifier.crop(_sample_picture())
@@ -118,7 +119,11 @@ class Device:
                 break
         if self.lanes > 1:
             self._try_all_cores(rounds, costs[1])
-        return {size: seconds for size, seconds in costs.items() if size <= most_productive(costs)}
+        kept = {size: seconds for size, seconds in costs.items() if size <= most_productive(costs)}
+        if self._pipeline:
+            with _device_errors():
+                self._pipeline.keep(kept)
+        return kept
 
     def probe(self) -> None:
         """Raise DeviceFault unless the known picture gets its known answer."""
@@ -136,7 +141,9 @@ class Device:
         with _device_errors():
             if self._pipeline:
                 return self._pipeline.run(pictures, padded_size)
-            torch.set_num_threads(self._threads_alone if alone else 1)  # of this thread
+            threads = self._threads_alone if alone else 1
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)  # of this thread
             return self._classifier.scores(torch.from_numpy(np.stack(pictures))).numpy()
 
     def _prepare(self, size: int) -> None:

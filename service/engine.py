@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import signal
 import socket
 import time
@@ -132,8 +131,7 @@ class Engine:
     async def _run(self, batch: Batch) -> None:
         """One run on the device, from the batch to its answers."""
         handed_over_s = time.monotonic()
-        scores, whole = await self._score(batch.jobs, batch.alone)
-        ended_s = time.monotonic()
+        scores, whole, ended_s = await self._score(batch.jobs, batch.alone)
         # a run that was handed over ahead began when the one before it ended
         started_s = max(handed_over_s, self._last_end_s) if self._queue.ahead else handed_over_s
         self._last_end_s, device_s = ended_s, ended_s - started_s
@@ -150,8 +148,8 @@ class Engine:
                 device_s=device_s,
             )
 
-    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Scores | None], bool]:
-        """The scores of each job's picture, and whether one run gave them all.
+    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Scores | None], bool, float]:
+        """The scores of each job's picture, whether one run gave them all, and when the last one ended.
 
         A run that raises is done again by halves, until the culprit stands alone; its scores are None.
 
@@ -161,18 +159,21 @@ class Engine:
         size = self._queue.costs.padded_size(len(jobs))
         try:
             if len(jobs) <= size:  # the largest run may have become smaller since these were put together
-                return await self._on_device(jobs, size, alone), True
+                scores, ended_s = await self._on_device(jobs, size, alone)
+                return scores, True, ended_s
         except DeviceFault:
             raise
         except OutOfMemory as error:
             self._shrink(size, error)
         except Exception as error:
-            alone = len(jobs) == 1
-            logger.warning("a run raised", pictures=len(jobs), reason=repr(error), exc_info=alone)
-            if alone:
-                return [None], False
+            culprit = len(jobs) == 1
+            logger.warning("a run raised", pictures=len(jobs), reason=repr(error), exc_info=culprit)
+            if culprit:
+                return [None], False, time.monotonic()
         first, second = halves(jobs)
-        return (await self._score(first))[0] + (await self._score(second))[0], False
+        some, _, _ = await self._score(first)
+        others, _, ended_s = await self._score(second)
+        return some + others, False, ended_s
 
     def _shrink(self, size: int, error: OutOfMemory) -> None:
         costs = self._queue.costs
@@ -181,9 +182,13 @@ class Engine:
         costs.too_large(size)
         logger.warning("out of device memory", batch_size=size, largest_now=costs.largest)
 
-    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> list[Scores | None]:
+    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> tuple[list[Scores | None], float]:
         pictures = [job.key.pixels for job in jobs]
-        rows = await self._in_thread(functools.partial(self._device.run, pictures, size, alone))
+
+        def run() -> tuple[Scores, float]:
+            return self._device.run(pictures, size, alone), time.monotonic()  # now: the loop may be late to hear of it
+
+        rows, ended_s = await self._in_thread(run)
         if rows.shape != (len(jobs), len(self._card.labels)):
             raise ValueError(f"{len(jobs)} pictures gave scores of the shape {rows.shape}")
         metrics.batches.inc()
@@ -193,7 +198,7 @@ class Engine:
         sound = [bool(np.isfinite(row).all()) for row in rows]
         if any(sound):
             self._last_success_s = time.monotonic()
-        return [row if good else None for row, good in zip(rows, sound, strict=True)]
+        return [row if good else None for row, good in zip(rows, sound, strict=True)], ended_s
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -252,8 +257,7 @@ def main(orders: dict[str, Any]) -> None:
     setproctitle(f"volo: engine {card.device}")
     listener = socket.socket(fileno=orders["listener"])
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_until_terminated(Engine(device, card, queue).serve(listener)))
+        run(Engine(device, card, queue), listener)
     except ExceptionGroup:
         logger.critical("cannot go on", exc_info=True)
         raise SystemExit(1) from None
@@ -262,8 +266,9 @@ def main(orders: dict[str, Any]) -> None:
 def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
     """The model on its device, warm; what workers are told of it; and an empty queue that knows its costs."""
     started_s = time.monotonic()
-    keep_freed_memory()
     classifier = load_classifier(settings)
+    if classifier.device.type == "cpu":
+        keep_freed_memory()
     device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4, cores=cores())
     costs = Costs(device.warm_up(rounds=3), padded=device.padded)
     card = ModelCard(
@@ -277,6 +282,12 @@ def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
         cost_ms={size: round(costs.seconds(size) * 1e3, 1) for size in costs.ladder},
     )
     return device, card, Queue(settings.queue_limit, costs, device.lanes, device.ahead)
+
+
+def run(engine: Engine, listener: socket.socket) -> None:
+    """Serve until SIGTERM. Raise as ``Engine.serve`` does."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_until_terminated(engine.serve(listener)))
 
 
 async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:

@@ -20,8 +20,9 @@ class Patience:
         ClientGone: the caller, being watched, left before it was done.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, watch_after_s: float = WATCH_AFTER_S) -> None:
         self._timeout_s = timeout_s
+        self._watch_after_s = watch_after_s
         self._limit = asyncio.timeout(timeout_s)
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -33,7 +34,7 @@ class Patience:
 
     def watch(self, request: Request) -> None:
         """From now on look whether the caller of this request, which is fully read, is there."""
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start, request)
+        self._timer = asyncio.get_running_loop().call_later(self._watch_after_s, self._start, request)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -53,6 +54,9 @@ class Patience:
         self._watching = asyncio.create_task(self._watch(request))
 
     async def _watch(self, request: Request) -> None:
-        await request.receive()  # after the body, all that can come is the disconnection
-        self._gone = True
-        self._limit.reschedule(0)
+        message = await request.receive()
+        while message["type"] != "http.disconnect":  # after the body some servers have one more, empty part
+            message = await request.receive()
+        if not self._limit.expired():
+            self._gone = True
+            self._limit.reschedule(0)

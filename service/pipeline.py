@@ -2,14 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.classifier import Classifier
-from models.graphs import Graph
+from models.graphs import Graph, current
 
 DEPTH = 2
 """Runs at once: one computes, one travels."""
@@ -29,11 +29,12 @@ class Pipeline:
         self._graphs: dict[int, Graph] = {}
         self._classifier = classifier
         self._torch = torch.get_device_module(classifier.device)
-        self._computing = self._torch.Stream()
         self._launching = threading.Lock()
         self._berths: queue.SimpleQueue[_Berth] = queue.SimpleQueue()
-        for _ in range(DEPTH):
-            self._berths.put(_Berth(classifier, max_batch))
+        with current(classifier.device):
+            self._computing = self._torch.Stream()
+            for _ in range(DEPTH):
+                self._berths.put(_Berth(classifier, max_batch))
 
     def prepare(self, size: int) -> None:
         """Capture the graph of a size, once."""
@@ -42,10 +43,19 @@ class Pipeline:
                 beside = next(iter(self._graphs.values()), None)
                 self._graphs[size] = Graph(self._classifier, size, beside)
 
+    def keep(self, sizes: Collection[int]) -> None:
+        """Capture these sizes anew, the largest first, whose memory the smaller ones then find; forget all others."""
+        self._graphs.clear()
+        for size in sorted(sizes, reverse=True):
+            self.prepare(size)
+
     def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> NDArray[np.float32]:
         """Scores [len(pictures), classes] of pictures [S, S, 3], in a run of a size that was prepared."""
-        graph, count = self._graphs[padded_size], len(pictures)
-        berth = self._berths.get()
+        with current(self._classifier.device):
+            return self._run(pictures, self._graphs[padded_size])
+
+    def _run(self, pictures: Sequence[NDArray[np.uint8]], graph: Graph) -> NDArray[np.float32]:
+        count, berth = len(pictures), self._berths.get()
         try:
             for place, picture in enumerate(pictures):
                 berth.pixels.numpy()[place] = picture

@@ -25,4 +25,4 @@ def page_faults(*arguments: str) -> int:
 
 def test_memory_that_was_freed_is_used_again_without_asking_the_system() -> None:
     kept, given_back = page_faults("keep"), page_faults()
-    assert kept < 100 < given_back
+    assert 4 * kept < given_back

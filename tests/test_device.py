@@ -9,16 +9,17 @@ import torch
 import models
 from models.classifier import Classifier
 from models.labels import Label
+from models.precision import Precision
 from models.volo import VARIANTS
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, ladder, resolve_device
 
 
-def small_classifier(where: str = "cpu") -> Classifier:
+def small_classifier(where: str = "cpu", precision: Precision = "float32") -> Classifier:
     """A small model of random weights."""
     torch.manual_seed(0)
     model = models.create_model(VARIANTS["volo_nano"], image_size=32, num_classes=10)
     labels = [Label(str(index)) for index in range(10)]
-    return Classifier(model, name="small", crop_pct=1.0, labels=labels, device=where)
+    return Classifier(model, name="small", crop_pct=1.0, labels=labels, device=where, precision=precision)
 
 
 def small_device(where: str = "cpu", max_batch: int = 4) -> Device:

@@ -6,7 +6,6 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from service import patience
 from service.errors import ClientGone, DeadlineExceeded
 from service.patience import Patience
 
@@ -25,13 +24,8 @@ class Caller:
         return {"type": "http.disconnect"}
 
 
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "WATCH_AFTER_S", 0.0)  # nobody wants to wait for more
-
-
 async def test_what_is_done_in_time_is_let_go_on() -> None:
-    async with Patience(20) as waiting:
+    async with Patience(20, watch_after_s=0) as waiting:
         waiting.watch(Caller().request)
         await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
@@ -39,7 +33,7 @@ async def test_what_is_done_in_time_is_let_go_on() -> None:
 
 async def wait(caller: Caller, timeout_s: float) -> None:
     """Wait for what never comes."""
-    async with Patience(timeout_s) as waiting:
+    async with Patience(timeout_s, watch_after_s=0) as waiting:
         waiting.watch(caller.request)
         await asyncio.Event().wait()
 
@@ -58,7 +52,7 @@ async def test_when_the_caller_leaves_it_ends() -> None:
 
 async def test_no_watcher_is_left_behind() -> None:
     caller = Caller()
-    async with Patience(20) as waiting:
+    async with Patience(20, watch_after_s=0) as waiting:
         waiting.watch(caller.request)
         await caller.watched.wait()
     await asyncio.sleep(0)

@@ -88,7 +88,7 @@ def _add_serve(kinds: Commands) -> None:
     loads.add_argument("--seconds", type=_amount, default=10.0, metavar="S", help="each load is measured for (10)")
     loads.add_argument("--warm-up", type=_time, default=1.0, metavar="S", help="and is on for so long before (1)")
     loads.add_argument("--cap", type=positive, default=4096, metavar="N", help="most requests under way (4096)")
-    loads.add_argument("--seed", type=int, default=0, metavar="N", help="of the arrivals (0)")
+    loads.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the arrivals (0)")
     loads.add_argument("--processes", type=positive, metavar="N", help="generators (one for every four cores)")
     requests = serve.add_argument_group("requests")
     requests.add_argument("--pictures", type=Path, metavar="DIR", help="JPEG files to send (those that come with it)")
@@ -155,6 +155,12 @@ def _overhead(arguments: argparse.Namespace) -> int:
 def _need_client() -> None:
     if find_spec("aiohttp") is None:
         fail(f"the load generator needs aiohttp: {_EXTRA}", 1)
+
+
+def _seed(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {number}")
+    return number
 
 
 def _counts(text: str) -> list[int]:

@@ -60,7 +60,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure as told; the exit status."""
     settings = read_settings(arguments)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    keep_freed_memory()  # as the engine does
     rows: list[Row] = []
     lanes: list[Lanes] = []
     status = 0
@@ -98,8 +97,10 @@ class _Subject:
 
     def __init__(self, source: str, device: torch.device, precision: Precision, alone: bool) -> None:
         self._memory_known = alone or device.type != "cpu"
+        _settle(device)
         self._empty_bytes = memory.used_bytes(device)
         self.classifier = classifier(source, device, precision)
+        _settle(device)
 
     def rows(self, batches: Sequence[int], with_timm: bool, seconds: float, tell: Tell) -> list[Row]:
         """Time all batch sizes in turn, and beside them a matrix product and timm's model."""
@@ -148,6 +149,12 @@ class _Subject:
 
         used = memory.peak_bytes(first_runs, self.classifier.device)
         return made[0], used
+
+
+def _settle(device: torch.device) -> None:
+    """Give back what loading has left, and keep what runs leave: as the engine does."""
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 def _report(rows: Sequence[Row], lanes: Sequence[Lanes], arguments: argparse.Namespace) -> None:

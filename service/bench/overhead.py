@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import socket
 import tempfile
 import time
@@ -116,12 +115,11 @@ def _process(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
 def _engine(listener: socket.socket, card: ModelCard) -> None:
     from service.batching import Queue  # here, because HTTP workers do without torch
     from service.costs import Costs
-    from service.engine import Engine
+    from service.engine import Engine, run
 
     setproctitle("volo: engine")
-    costs = Costs({2**step: _COST_S for step in range(_LARGEST.bit_length())})
-    engine = Engine(Nothing(len(card.labels)), card, Queue(1024, costs))
-    asyncio.run(engine.serve(listener))
+    costs = Costs({2**step: _COST_S for step in range(_LARGEST.bit_length())}, padded=False)
+    run(Engine(Nothing(len(card.labels)), card, Queue(1024, costs)), listener)
 
 
 def _worker(listener: socket.socket, engine: str) -> None:
@@ -147,7 +145,7 @@ def _await(url: str) -> None:
     deadline_s = time.monotonic() + _START_S
     while time.monotonic() < deadline_s:
         try:
-            with urlopen(url):
+            with urlopen(url, timeout=_START_S):
                 return
         except (URLError, OSError):  # it is not there yet, or says 503
             time.sleep(_POLL_S)
