@@ -19,6 +19,9 @@ class Graph:
     tested there.
     """
 
+    _apart: torch.cuda.Stream
+    """The stream of captures."""
+
     def __init__(self, classifier: Classifier, batch_size: int, beside: "Graph | None" = None) -> None:
         """Capture; graphs ``beside`` each other share memory, and so must never run at the same time.
 
