@@ -19,6 +19,8 @@ from service.settings import Settings
 TOLERANCE = {torch.float32: 1e-3}
 TOLERANCE_IN_HALF = 3e-2
 """How far a known picture's scores may be from what they were: far above rounding, far below another answer."""
+LONG_S = 0.1
+"""A run that takes so long needs no second look to know how long."""
 WORTHWHILE = 0.95
 """A lone run gets all cores if that takes no more than this part of the time on one."""
 
@@ -98,6 +100,8 @@ class Device:
     def warm_up(self, rounds: int = 1) -> dict[int, float]:
         """Run every worthwhile size with the known picture first and last in it: median seconds for each.
 
+        ``rounds`` are for short runs; long ones, which others are waiting for and noise hardly touches, are timed once.
+
         Raises:
             DeviceFault: the known picture got another answer than alone.
             OutOfMemory: there is no memory for one picture.
@@ -106,8 +110,8 @@ class Device:
         for size in ladder(self._max_batch):
             try:
                 self._prepare(size)
-                self._check(size)  # the first run of a size allocates and compiles
-                seconds = statistics.median(self._timed(size) for _ in range(rounds))
+                first_s = self._timed(size)  # allocates and compiles
+                seconds = statistics.median(self._timed(size) for _ in range(rounds if first_s < LONG_S else 1))
             except OutOfMemory:
                 if not costs:
                     raise
