@@ -61,7 +61,8 @@ def test_a_crop_of_any_size_equals_the_reference(width: int, height: int, size: 
 def test_a_fast_crop_is_the_exact_one_but_for_rounding(width: int, height: int, size: int, crop_pct: float) -> None:
     image = noise(width, height)
     fast = crop(image, size, crop_pct, within=(0, 0, width, height))
-    assert largest_difference(fast, crop(image, size, crop_pct)) <= 1
+    # Pillow rounds twice, to whole grey levels after each axis: a level from the first may become two in the second.
+    assert largest_difference(fast, crop(image, size, crop_pct)) <= 2
 
 
 @settings(deadline=None)
