@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,13 @@ from models.volo import Volo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Seen(NamedTuple):
+    """What one forward makes of pictures: ``tokens`` [B, 1 + patches, C], ``logits`` [B, classes] float32."""
+
+    tokens: Tensor
+    logits: Tensor
 
 
 class Classifier:
@@ -54,10 +62,26 @@ class Classifier:
         return crop(image, self.image_size, self.crop_pct)
 
     @torch.inference_mode()
+    def see(self, pixels: Tensor) -> Seen:
+        """Crops [B, S, S, 3] uint8 on any device, through the model on its own."""
+        pictures = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # B, 3, S, S, channels last
+        tokens = self.model.tokens(normalise(pictures).to(self.dtype))
+        return Seen(tokens, self.model.heads(tokens).logits().float())
+
+    @torch.inference_mode()
+    def features(self, seen: Seen) -> Tensor:
+        """What the model made of each picture before it named it, the class token: [B, C] float32."""
+        return seen.tokens[:, 0].float()
+
+    @torch.inference_mode()
+    def evidence(self, seen: Seen, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` likeliest classes, [B, K], and for each of them every patch's word, [B, K, G, G] float32."""
+        classes = seen.logits.topk(count).indices
+        return classes, self.model.evidence(seen.tokens, classes).float()
+
     def scores(self, pixels: Tensor) -> Tensor:
         """Crops [B, S, S, 3] uint8 on any device -> probabilities [B, classes] float32 on the model's."""
-        pictures = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # B, 3, S, S, channels last
-        return self.model(normalise(pictures).to(self.dtype)).float().softmax(dim=-1)
+        return self.see(pixels).logits.softmax(dim=-1)
 
     def classify(self, image: Image.Image, top_k: int = 5, threshold: float = 0.0) -> list[Prediction]:
         """What is in an RGB picture, the likeliest first."""

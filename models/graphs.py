@@ -3,20 +3,18 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
 
-from models.classifier import Classifier
+from models.classifier import Classifier, Seen
 
 WARM_UPS = 3
 """Runs before the capture, in which libraries choose their kernels and allocate what they keep."""
 
 
 class Graph:
-    """The classifier's ``scores`` for one batch size, over buffers that stay where they are.
+    """The classifier's ``see`` for one batch size, over buffers that stay where they are.
 
-    ``pixels`` [B, S, S, 3] uint8 is read and ``scores`` [B, classes] float32 written by every ``replay``, in the order
-    of the current stream. On a device without graphs a replay is a plain forward, so that what is built on it can be
-    tested there.
+    ``pixels`` [B, S, S, 3] uint8 is read and ``seen`` written by every ``replay``, in the order of the current stream.
+    On a device without graphs a replay is a plain forward, so that what is built on it can be tested there.
     """
 
     _apart: torch.cuda.Stream
@@ -36,9 +34,9 @@ class Graph:
             if classifier.device.type == "cuda":
                 # one for all that share memory, which is kept by stream
                 self._apart = beside._apart if beside else torch.cuda.Stream()
-                self._graph, self.scores = self._captured(beside)
+                self._graph, self.seen = self._captured(beside)
             else:
-                self.scores = classifier.scores(self.pixels)
+                self.seen = classifier.see(self.pixels)
 
     @torch.inference_mode()
     def replay(self) -> None:
@@ -46,19 +44,20 @@ class Graph:
         if self._graph:
             self._graph.replay()
         else:
-            self.scores.copy_(self._classifier.scores(self.pixels))
+            for ours, new in zip(self.seen, self._classifier.see(self.pixels), strict=True):
+                ours.copy_(new)
 
-    def _captured(self, beside: "Graph | None") -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _captured(self, beside: "Graph | None") -> tuple[torch.cuda.CUDAGraph, Seen]:
         self._apart.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._apart):
             for _ in range(WARM_UPS):
-                self._classifier.scores(self.pixels)
+                self._classifier.see(self.pixels)
         torch.cuda.current_stream().wait_stream(self._apart)
         graph = torch.cuda.CUDAGraph()
         shared = beside._graph.pool() if beside and beside._graph else None
         with torch.cuda.graph(graph, pool=shared, stream=self._apart):
-            scores = self._classifier.scores(self.pixels)
-        return graph, scores
+            seen = self._classifier.see(self.pixels)
+        return graph, seen
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -19,6 +19,13 @@ class Prediction:
     score: float
 
 
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of logits, along the last axis."""
+    powers: NDArray[np.float32] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    powers /= powers.sum(axis=-1, keepdims=True)
+    return powers
+
+
 def top(scores: NDArray[np.float32], labels: Sequence[Label], k: int, threshold: float = 0.0) -> list[Prediction]:
     """The ``k`` likeliest classes with at least ``threshold`` probability, likeliest first; scores [classes].
 

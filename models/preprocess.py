@@ -76,6 +76,17 @@ def whole(image: Image.Image) -> Extent:
     return 0.0, 0.0, float(image.width), float(image.height)
 
 
+def region(image_size: tuple[int, int], size: int, crop_pct: float) -> Extent:
+    """The part of a picture that a model sees, as fractions of its width and height.
+
+    Below 0 and above 1 there is a border.
+    """
+    width, height = _resized_size(image_size, shorter_side(size, crop_pct))
+    x, y = _center(width, size), _center(height, size)
+    left, top = (x.start - x.offset) / width, (y.start - y.offset) / height
+    return left, top, left + size / width, top + size / height
+
+
 def shorter_side(size: int, crop_pct: float) -> int:
     """What the shorter side of a picture is resized to, before a crop of `size` is cut out of it."""
     return math.floor(size / crop_pct)

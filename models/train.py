@@ -97,7 +97,7 @@ class Trainer:
             group["lr"] = learning_rate
         pixels = normalise(mixed.pictures).contiguous(memory_format=torch.channels_last)
         with autocast(self.device):
-            heads = self.model.heads(pixels)
+            heads = self.model.heads(self.model.tokens(pixels))
         loss = mixed_loss(heads, mixed, labels, self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()

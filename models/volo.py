@@ -239,12 +239,20 @@ class Volo(nn.Module):
         return nn.Sequential(*(Block(dim, attention(dim, heads), ratio) for _ in range(self.config.layers[index])))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.heads(x).logits()
+        return self.heads(self.tokens(x)).logits()
 
-    def heads(self, x: Tensor) -> Heads:
-        """Both heads' scores, before they are joined into logits: what training needs."""
-        tokens = self.tokens(x)
+    def heads(self, tokens: Tensor) -> Heads:
+        """Both heads' scores of ``tokens``, before they are joined into logits: what training needs."""
         return Heads(cls=self.head(tokens[:, 0]), aux=self.aux_head(tokens[:, 1:]))
+
+    def evidence(self, tokens: Tensor, classes: Tensor) -> Tensor:
+        """How loudly each patch speaks for some classes, [B, K] -> the auxiliary head's scores [B, K, G, G].
+
+        The loudest patch's is what ``forward`` has added to the class's logit, by half.
+        """
+        weight, bias = self.aux_head.weight[classes], self.aux_head.bias[classes]  # B, K, C and B, K
+        maps = weight @ tokens[:, 1:].transpose(1, 2) + bias[..., None]  # B, K, patches
+        return maps.unflatten(2, (self.config.grid_size, self.config.grid_size))
 
     def tokens(self, x: Tensor) -> Tensor:
         """The class token, then one token a patch, normalised: [B, 1 + patches, C]."""

@@ -20,12 +20,16 @@ _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 class Record:
-    """What is known of one request. ``stages`` are seconds by name, ``outcome`` is ok or an error's code."""
+    """What is known of one request.
+
+    ``stages`` are seconds by name, ``outcome`` is ok or an error's code, ``model`` is the one that was asked.
+    """
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.arrival_s = time.monotonic()
         self.outcome = "ok"
+        self.model = ""
         self.answering = False
         self.stages: dict[str, float] = {}
 
@@ -113,7 +117,7 @@ _stage_seconds = cache(metrics.stage_seconds.labels)
 def _account(record: Record, scope: Scope) -> None:
     # the route's pattern, not the path: a caller must not be able to make up endpoints
     endpoint = getattr(scope.get("route"), "path", "unmatched")
-    _requests(endpoint, record.outcome).inc()
+    _requests(endpoint, record.model, record.outcome).inc()
     _request_seconds(endpoint).observe(record.elapsed_s)
     for name, seconds in record.stages.items():
         _stage_seconds(name).observe(seconds)

@@ -1,7 +1,8 @@
-"""The routes and what goes over the wire."""
+"""The service's own routes, and what goes over the wire."""
 
+import base64
 from collections.abc import Callable, Coroutine
-from functools import partial
+from io import BytesIO
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,24 +13,47 @@ from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.prediction import Prediction, top
-from models.preprocess import crop
+from models.evidence import box, loudest, overlay
+from models.prediction import Prediction
+from models.preprocess import Extent, region
 from service import metrics
 from service.accounting import Record
 from service.errors import InvalidParameter
-from service.images import decode, decode_reduced, enough_for
-from service.link import Link
+from service.inference import Inference, Models
+from service.outputs import EVIDENCE_LABELS, Wants
 from service.patience import Patience
 from service.settings import Settings
 from service.uploads import read_picture
-from service.wire import ModelCard
 
 
 class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    model: str | None = Field(None, description="Which model is to answer; the first if none is named.")
     top_k: int = Field(5, ge=1, le=1000, description="How many labels at most.")
     threshold: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Least score of a label.")
+    evidence: bool = Field(
+        False, description=f"Tell where in the picture each label is; for {EVIDENCE_LABELS} labels at most."
+    )
+    overlay: bool = Field(False, description="With evidence, also as a picture to lay over the one sent.")
+
+
+class PatchPlace(BaseModel):
+    row: int
+    column: int
+
+
+class LabelEvidence(BaseModel):
+    """Where the model saw a label: how loudly its auxiliary head speaks for it in each patch."""
+
+    patch: PatchPlace = Field(description="The loudest patch, the one that counted.")
+    box: tuple[float, float, float, float] = Field(
+        description="The loudest patch's left, top, right and bottom, as fractions of the picture's width and height."
+    )
+    map: list[list[float]] = Field(description="Each patch's score (a logit), row by row, over the reply's region.")
+    overlay: str | None = Field(
+        None, description="The map as a data URI of a transparent PNG, to lay over the reply's region."
+    )
 
 
 class PredictedLabel(BaseModel):
@@ -37,19 +61,31 @@ class PredictedLabel(BaseModel):
     index: int = Field(description="The class's place in the model's list.")
     wnid: str | None = Field(description="The class's WordNet id, where it is known.")
     score: float = Field(description="How probable it is, 0 to 1, to six digits.")
+    evidence: LabelEvidence | None = Field(None, description="If it was asked for.")
 
 
 class PredictReply(BaseModel):
     model: str = Field(description="Which model answered.")
     predictions: list[PredictedLabel] = Field(description="The likeliest first.")
+    region: tuple[float, float, float, float] | None = Field(
+        None,
+        description="With evidence: left, top, right and bottom of what the model sees, as fractions of the picture's "
+        "width and height; below 0 and above 1 there is a border.",
+    )
     timings_ms: dict[str, float] = Field(description="Milliseconds in each stage, and in all until the answer.")
+
+
+class ModelHealth(BaseModel):
+    name: str
+    device: str | None = Field(description="Where it runs; unknown until it has been loaded.")
+    ready: bool
+    reasons: list[str] = Field(description="Why it is not ready; empty if it is.")
 
 
 class Health(BaseModel):
     status: str
-    reasons: list[str] = Field([], description="Why it is not ready; empty if it is.")
-    model: str | None = None
-    device: str | None = None
+    reasons: list[str] = Field([], description="Why the service is not ready; empty if it is.")
+    models: list[ModelHealth] = Field([], description="The models that are served; the first is the default.")
 
 
 PICTURE_BODY: dict[str, Any] = {
@@ -89,8 +125,8 @@ class PredictRoute(APIRoute):
         return handle
 
 
-def create_router(engine: Link, settings: Settings) -> APIRouter:
-    """The service's routes, over one engine."""
+def create_router(models: Models, settings: Settings) -> APIRouter:
+    """The service's routes, over its models."""
     router = APIRouter()
 
     async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
@@ -100,15 +136,16 @@ def create_router(engine: Link, settings: Settings) -> APIRouter:
             with record.stage("receive"):
                 picture = await read_picture(request, settings.max_bytes)
             patience.watch(request)
-            card, scores = await _score(engine, picture, record, settings)
-        found = top(scores, card.labels, query.top_k, query.threshold)
-        return Response(predict_reply(card.model, found, record), media_type="application/json")
+            wants = Wants.EVIDENCE if query.evidence else Wants.NONE
+            inference = await models.infer(picture, record, query.model, wants)
+        return Response(predict_reply(inference, query, record), media_type="application/json")
 
     router.add_api_route(
         "/predict",
         predict,
         methods=["POST"],
         response_model=PredictReply,
+        response_model_exclude_none=True,
         openapi_extra=PICTURE_BODY,
         route_class_override=PredictRoute,
     )
@@ -121,8 +158,8 @@ def create_router(engine: Link, settings: Settings) -> APIRouter:
     @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
     @router.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def ready(request: Request) -> Response:
-        """A picture sent now would be answered: the model is loaded, warm, and lately gave a right answer."""
-        health = _health(engine, request.app.state.draining)
+        """A picture sent now would be answered: the models are loaded, warm, and lately gave a right answer."""
+        health = _health(models, request.app.state.draining)
         if health.reasons:
             request.state.record.outcome = "not_ready"
         return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
@@ -144,48 +181,70 @@ def predict_query(request: Request) -> PredictQuery:
     if not request.scope["query_string"]:
         return _DEFAULT_QUERY
     try:
-        return PredictQuery.model_validate(dict(request.query_params))
+        query = PredictQuery.model_validate(dict(request.query_params))
     except ValidationError as error:
         wrong = [f"{fault['loc'][-1]}: {fault['msg']} (got {fault['input']!r:.50})" for fault in error.errors()]
         raise InvalidParameter("; ".join(wrong)) from None
+    if query.evidence and query.top_k > EVIDENCE_LABELS:
+        raise InvalidParameter(f"top_k: with evidence at most {EVIDENCE_LABELS} (got {query.top_k})")
+    if query.overlay and not query.evidence:
+        raise InvalidParameter("overlay: it is a picture of the evidence; ask for evidence=true too")
+    return query
 
 
 _DEFAULT_QUERY = PredictQuery()
 
 
-def predict_reply(model: str, found: list[Prediction], record: Record) -> bytes:
+def predict_reply(inference: Inference, query: PredictQuery, record: Record) -> bytes:
     """A ``PredictReply`` as JSON."""
-    predictions = [
-        {"label": each.label, "index": each.index, "wnid": each.wnid, "score": round(each.score, 6)} for each in found
-    ]
-    return orjson.dumps({"model": model, "predictions": predictions, "timings_ms": record.timings_ms()})
-
-
-def _health(engine: Link, draining: bool) -> Health:
-    reasons = ["the service is shutting down"] * draining + engine.ailments()
-    health = Health(status="not ready" if reasons else "ready", reasons=reasons)
-    if engine.card:
-        health.model, health.device = engine.card.model, engine.card.device
-    return health
-
-
-async def _score(
-    engine: Link, picture: bytes, record: Record, settings: Settings
-) -> tuple[ModelCard, NDArray[np.float32]]:
-    """Decode, crop and score a picture, through a slot shared with the engine."""
-    with engine.slot() as slot:
-        with record.stage("decode"):
-            card = await engine.load(slot, partial(load_crop, picture, settings))
-        answer = await engine.classify(slot, record.arrival_s + settings.timeout_s)
-        record.stages.update(queue=answer.queue_s, device=answer.device_s)
-        return card, slot.scores.copy()
-
-
-def load_crop(picture: bytes, settings: Settings, pixels: NDArray[np.uint8], card: ModelCard) -> None:
-    """Decode a picture and write its crop into a slot's pixels."""
-    size, part = card.image_size, card.crop_pct
-    if settings.decode == "exact":
-        crop(decode(picture, settings.max_pixels), size, part, out=pixels)
+    reply: dict[str, Any] = {"model": inference.card.model}
+    if inference.evidence is None:
+        reply["predictions"] = [prediction_fields(each) for each in inference.top(query.top_k, query.threshold)]
     else:
-        image, extent = decode_reduced(picture, settings.max_pixels, enough_for(size, part))
-        crop(image, size, part, out=pixels, within=extent)
+        reply["region"] = seen = region(inference.size, inference.card.image_size, inference.card.crop_pct)
+        reply["predictions"] = _predictions_with_evidence(inference, query, seen)
+    return orjson.dumps({**reply, "timings_ms": record.timings_ms()}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def prediction_fields(prediction: Prediction) -> dict[str, Any]:
+    """A ``PredictedLabel``, without evidence."""
+    return {
+        "label": prediction.label,
+        "index": prediction.index,
+        "wnid": prediction.wnid,
+        "score": round(prediction.score, 6),
+    }
+
+
+def _predictions_with_evidence(inference: Inference, query: PredictQuery, seen: Extent) -> list[dict[str, Any]]:
+    """Of the labels that the engine found likeliest, because for these it has told where they are."""
+    assert inference.evidence is not None
+    told = []
+    for index, patches in zip(inference.evidence.labels.tolist()[: query.top_k], inference.evidence.maps, strict=False):
+        label, score = inference.card.labels[index], float(inference.scores[index])
+        if score >= query.threshold:
+            evidence = _label_evidence(patches, inference.card.image_size if query.overlay else None, seen)
+            told.append({**prediction_fields(Prediction(label.name, index, label.wnid, score)), "evidence": evidence})
+    return told
+
+
+def _label_evidence(patches: NDArray[np.float32], overlay_size: int | None, seen: Extent) -> dict[str, Any]:
+    patch = loudest(patches)
+    evidence = {"patch": patch._asdict(), "box": box(patch, len(patches), seen), "map": patches.round(3)}
+    if overlay_size:
+        file = BytesIO()
+        overlay(patches, overlay_size).save(file, "PNG")
+        evidence["overlay"] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return evidence
+
+
+def _health(models: Models, draining: bool) -> Health:
+    each = []
+    for name in models.names:
+        link = models.link(name)
+        reasons = link.ailments()
+        each.append(
+            ModelHealth(name=name, device=link.card.device if link.card else None, ready=not reasons, reasons=reasons)
+        )
+    reasons = ["the service is shutting down"] * draining + models.ailments()
+    return Health(status="not ready" if reasons else "ready", reasons=reasons, models=each)

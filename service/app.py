@@ -14,11 +14,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service import errors, logs, metrics
+from service import admin, api, errors, logs, metrics
 from service.accounting import Accounting, Record
-from service.api import create_router
 from service.decoders import Decoders
-from service.engine_host import engine_host
+from service.engine_host import engine_hosts
+from service.inference import Models
 from service.link import Link
 from service.logs import logger
 from service.settings import Settings
@@ -26,6 +26,7 @@ from service.settings import Settings
 STATUS: dict[type[errors.ServiceError], int] = {
     errors.EmptyBody: 400,
     errors.MalformedBody: 400,
+    errors.UnknownModel: 404,
     errors.TooManyBytes: 413,
     errors.TooManyPixels: 413,
     errors.NotAnImage: 415,
@@ -33,6 +34,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.TruncatedImage: 422,
     errors.InvalidParameter: 422,
     errors.ClientGone: 499,  # nobody reads it; what nginx says for the same
+    errors.ReloadFailed: 409,
     errors.InferenceFailed: 500,
     errors.Overloaded: 503,
     errors.EngineUnavailable: 503,
@@ -40,49 +42,71 @@ STATUS: dict[type[errors.ServiceError], int] = {
 }
 
 
-def create_app(settings: Settings | None = None, engine: Path | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, engines: Mapping[str, Path] | None = None, reload: admin.Reload | None = None
+) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         settings: read from the environment if not given.
-        engine: the socket of an engine that runs elsewhere; without one the application runs its own, as
+        engines: each model's socket, of engines that run elsewhere; without them the application runs its own, as
             ``uvicorn --factory service.app:create_app`` does.
+        reload: has one model or all of them loaded anew, by whoever runs the engines.
     """
     settings = settings or Settings()
-    link = _link(settings)
+    links = _links(settings)
+    models = Models(links, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _needed(link.run(engine)) if engine else _own_engine(link, settings):
-            yield
+        if engines:
+            app.state.reload = reload
+            async with _connected(links, engines):
+                yield
+        else:
+            async with _own_engines(app, links, settings):
+                yield
 
     app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
-    app.state.link = link
+    app.state.models = models
     app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
-    app.router.routes[:0] = create_router(link, settings).routes
+    routers = [api.create_router(models, settings), admin.create_router(models, settings)]
+    app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(errors.ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_middleware(Accounting, apology=_apology)
     return app
 
 
-def _link(settings: Settings) -> Link:
-    """Slots for as many pictures as may wait, for two of the largest runs, and a few to decode in."""
-    slots = settings.queue_limit + 2 * settings.max_batch + settings.decode_threads
-    return Link(slots, Decoders(settings.decode_threads))
+def _links(settings: Settings) -> dict[str, Link]:
+    """To each model, with slots for as many pictures as may wait, for two of the largest runs, for as many in the
+    background as one of them, and a few to decode in."""
+    slots = settings.queue_limit + 3 * settings.max_batch + settings.decode_threads
+    decoders = Decoders(settings.decode_threads)
+    return {name: Link(slots, decoders) for name in settings.sources}
 
 
 @asynccontextmanager
-async def _own_engine(link: Link, settings: Settings) -> AsyncIterator[None]:
+async def _connected(links: Mapping[str, Link], engines: Mapping[str, Path]) -> AsyncIterator[None]:
+    async def stay() -> None:
+        await asyncio.gather(*(link.run(engines[name]) for name, link in links.items()))
+
+    async with _needed(stay()):
+        yield
+
+
+@asynccontextmanager
+async def _own_engines(app: FastAPI, links: Mapping[str, Link], settings: Settings) -> AsyncIterator[None]:
     logs.configure(settings.log_level, settings.log_format, "app")
-    with engine_host(settings) as host:
-        async with _needed(host.run()):
+    with engine_hosts(settings) as hosts:
+        app.state.reload = hosts.reload
+        async with _needed(hosts.run()):
             try:
-                async with _needed(link.run(host.path)):
+                async with _connected(links, {name: host.path for name, host in hosts.items()}):
                     yield
             finally:
-                await host.stop()
+                await hosts.stop()
     metrics.remove()  # now, because a server that SIGTERM ends may not come to its exit handlers
 
 

@@ -8,6 +8,8 @@ it is (`now`, monotonic seconds) and acts:
     late = queue.expire(now)                # then, after every event: answer these,
     while batch := queue.take(now): ...     # start these,
     queue.finished(batch, seconds)          # and say when each is done
+
+Jobs in the background use what the others leave: places that a run has to spare, and lanes that nobody waits for.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -18,6 +20,9 @@ from typing import Any, Literal
 
 from service.costs import Costs
 
+BACKGROUND_RUN_S = 0.02
+"""How long a run in the background may take, unless one of a single job takes longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -27,6 +32,7 @@ class Job:
     """Hashable; no two waiting jobs have the same."""
     arrival_s: float
     deadline_s: float
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +65,55 @@ _deadline = attrgetter("deadline_s")
 _rank = attrgetter("deadline_s", "arrival_s")
 
 
+class Line:
+    """Jobs that wait, the earliest deadline first."""
+
+    def __init__(self) -> None:
+        # A sorted list, not a heap: a place in the line is one bisection, a cancelled job leaves nothing
+        # behind, and to shift a few thousand pointers costs less than the calls around it.
+        self._jobs: list[Job] = []
+        self._by_key: dict[Hashable, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __getitem__(self, place: int) -> Job:
+        return self._jobs[place]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
+    def add(self, job: Job) -> None:
+        insort(self._jobs, job, key=_rank)
+        self._by_key[job.key] = job
+
+    def remove(self, key: Hashable) -> bool:
+        """Take the job out; False if it does not wait here."""
+        job = self._by_key.pop(key, None)
+        if job is None:
+            return False
+        del self._jobs[self._jobs.index(job, bisect_left(self._jobs, _rank(job), key=_rank))]
+        return True
+
+    def leave(self, stretch: slice) -> tuple[Job, ...]:
+        """Take out the jobs of a stretch."""
+        jobs = tuple(self._jobs[stretch])
+        del self._jobs[stretch]
+        for job in jobs:
+            del self._by_key[job.key]
+        return jobs
+
+    def place_of(self, job: Job) -> int:
+        """Where a new job would stand."""
+        return bisect_right(self._jobs, _rank(job), key=_rank)
+
+    def first_to_bear(self, finish_s: float) -> int:
+        """The place of the first job that is met by a run that ends at `finish_s`; all behind it are too."""
+        return bisect_left(self._jobs, finish_s, key=_deadline)
+
+
 class Queue:
-    """The jobs that wait, at most `limit` of them, and the runs under way.
+    """The jobs that wait, at most `limit` of them and as many in the background, and the runs under way.
 
     `lanes` runs go on at once, beside each other: cores, say. `ahead` more are handed over while every lane is busy, so
     that the device finds its next run at once; only when a full one waits, because a run handed over takes in no more.
@@ -71,16 +124,19 @@ class Queue:
         self.costs = costs
         self.lanes = lanes
         self.ahead = ahead
-        # A sorted list, not a heap: a place in the line is one bisection, a cancelled job leaves nothing
-        # behind, and to shift a few thousand pointers costs less than the calls around it.
-        self._line: list[Job] = []
-        self._waiting: dict[Hashable, Job] = {}
+        self._line = Line()
+        self._background = Line()
         self._running: dict[Batch, float] = {}  # when each run should be done
 
     @property
     def depth(self) -> int:
-        """How many jobs wait."""
+        """How many jobs wait, those in the background not counted."""
         return len(self._line)
+
+    @property
+    def background_depth(self) -> int:
+        """How many jobs wait in the background."""
+        return len(self._background)
 
     @property
     def in_run(self) -> int:
@@ -93,27 +149,25 @@ class Queue:
 
     def submit(self, job: Job, now: float) -> Refusal | None:
         """Let `job` wait, or refuse it at once. Raise ValueError if its key is already waiting."""
-        if job.key in self._waiting:
+        if job.key in self._line or job.key in self._background:
             raise ValueError(f"a job with the key {job.key!r} is already waiting")
-        if self.depth >= self.limit:
+        line = self._background if job.background else self._line
+        if len(line) >= self.limit:
             return Refusal("queue_full", self._retry_after_s(job, now))
-        if not self._fits(job, now):
+        if not job.background and not self._fits(job, now):
             return Refusal("deadline", self._retry_after_s(job, now))
-        insort(self._line, job, key=_rank)
-        self._waiting[job.key] = job
+        line.add(job)
         return None
 
     def cancel(self, key: Hashable) -> bool:
-        """Take the job out of the line; False if it does not wait there (any more)."""
-        job = self._waiting.pop(key, None)
-        if job is None:
-            return False
-        del self._line[self._line.index(job, bisect_left(self._line, _rank(job), key=_rank))]
-        return True
+        """Take the job out of its line; False if it does not wait there (any more)."""
+        return self._line.remove(key) or self._background.remove(key)
 
     def expire(self, now: float) -> tuple[Job, ...]:
         """Take out the jobs that could not be met even if each ran alone at once."""
-        return self._leave(slice(0, self._first_to_bear(now + self.costs.seconds(1))))
+        finish_s = now + self.costs.seconds(1)
+        late, late_too = (line.leave(slice(0, line.first_to_bear(finish_s))) for line in (self._line, self._background))
+        return late + late_too
 
     def take(self, now: float) -> Batch | None:
         """Start the run that should be next; None while every lane is busy or nobody can be met."""
@@ -121,10 +175,15 @@ class Queue:
         if idle <= 0 and (idle <= -self.ahead or self.depth < self.costs.largest):
             return None
         start_s = self._starts(now)[0]
-        jobs = self._leave(self._next_run(start_s, -(-self.depth // max(idle, 1))))
+        jobs = self._line.leave(self._next_run(start_s, -(-self.depth // max(idle, 1)))) if self._line else ()
+        if jobs:
+            spare = self.costs.padded_size(len(jobs)) - len(jobs)
+            jobs += self._background.leave(slice(0, spare))
+        elif idle > min(1, self.lanes - 1):  # where there are several lanes, one is kept free for whoever comes
+            jobs = self._background.leave(slice(0, self._background_run()))
         if not jobs:
             return None
-        alone = idle == self.lanes > 1 and not self._line
+        alone = idle == self.lanes > 1 and not self._line and not jobs[0].background and not self._background
         batch = Batch(jobs, self.costs.padded_size(len(jobs)), alone)
         self._running[batch] = start_s + self.costs.seconds(len(jobs))
         return batch
@@ -135,16 +194,9 @@ class Queue:
         if seconds is not None and not batch.alone:  # with every lane to itself it is faster than beside others
             self.costs.learn(batch.padded_size, seconds)
 
-    def _leave(self, stretch: slice) -> tuple[Job, ...]:
-        jobs = tuple(self._line[stretch])
-        del self._line[stretch]
-        for job in jobs:
-            del self._waiting[job.key]
-        return jobs
-
-    def _first_to_bear(self, finish_s: float) -> int:
-        """The place of the first job that is met by a run that ends at `finish_s`; all behind it are too."""
-        return bisect_left(self._line, finish_s, key=_deadline)
+    def _background_run(self) -> int:
+        """How many jobs a run in the background has at most: who comes meanwhile shall not wait long for its end."""
+        return max([1, *(size for size in self.costs.ladder if self.costs.seconds(size) <= BACKGROUND_RUN_S)])
 
     def _next_run(self, start_s: float, share: int) -> slice:
         """The stretch of the line to run next: a lane's share of it, or less where more jobs are met that way.
@@ -153,10 +205,10 @@ class Queue:
         others their deadlines. Cut to save every first job, runs would shrink just when the load is highest.
         """
         size = self.costs.first_run(share)
-        if self._first_to_bear(start_s + self.costs.seconds(size)) > 0:
+        if self._line.first_to_bear(start_s + self.costs.seconds(size)) > 0:
             sizes = [size, *(rung for rung in reversed(self.costs.ladder) if rung < size)]
             size = max(sizes, key=lambda size: self._met(start_s, size))
-        first = self._first_to_bear(start_s + self.costs.seconds(size))
+        first = self._line.first_to_bear(start_s + self.costs.seconds(size))
         return slice(first, first + size)
 
     def _met(self, start_s: float, size: int) -> int:
@@ -164,7 +216,7 @@ class Queue:
         met, place, finish_s = 0, 0, start_s
         while place < self.depth:
             finish_s += self.costs.seconds(min(size, self.depth - place))
-            place = max(place, self._first_to_bear(finish_s))
+            place = max(place, self._line.first_to_bear(finish_s))
             met += min(size, self.depth - place)
             place += size
             size = self.costs.largest
@@ -172,7 +224,7 @@ class Queue:
 
     def _fits(self, job: Job, now: float) -> bool:
         """Whether `job` is met in its place in the line, and makes nobody late who was let in before."""
-        place = bisect_right(self._line, _rank(job), key=_rank)
+        place = self._line.place_of(job)
         starts, size = self._starts(now), self.costs.largest
         pushed_a_run_back = range(place - place % size + size - 1, self.depth, size)
         return self._finish_s(place, starts) <= job.deadline_s and not any(

@@ -13,6 +13,8 @@ from PIL import Image
 
 from models import load_model
 from models.classifier import Classifier
+from models.prediction import softmax
+from service.outputs import EVIDENCE_LABELS, Evidence, Outputs, Wants
 from service.pipeline import DEPTH, Pipeline
 from service.settings import Settings
 
@@ -95,7 +97,7 @@ class Device:
         self._tolerance = TOLERANCE.get(classifier.dtype, TOLERANCE_IN_HALF)
         self._sample = classifier.crop(_sample_picture())
         self._prepare(1)
-        self._expected = self.run([self._sample], 1)[0]
+        self._expected = softmax(self.run([self._sample], 1).logits[0])
 
     def warm_up(self, rounds: int = 1) -> dict[int, float]:
         """Run every worthwhile size with the known picture first and last in it: median seconds for each.
@@ -133,8 +135,14 @@ class Device:
         """Raise DeviceFault unless the known picture gets its known answer."""
         self._check(1)
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool = False) -> NDArray[np.float32]:
-        """Score pictures [S, S, 3] in a run of ``padded_size`` places: probabilities [len(pictures), classes].
+    def run(
+        self,
+        pictures: Sequence[NDArray[np.uint8]],
+        padded_size: int,
+        alone: bool = False,
+        wants: Wants = Wants.NONE,
+    ) -> Outputs:
+        """What the model says of pictures [S, S, 3], in a run of ``padded_size`` places.
 
         ``alone``: no other run is under way, so this one may have all cores.
 
@@ -144,11 +152,21 @@ class Device:
         """
         with _device_errors():
             if self._pipeline:
-                return self._pipeline.run(pictures, padded_size)
+                return self._pipeline.run(pictures, padded_size, wants)
             threads = self._threads_alone if alone else 1
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)  # of this thread
-            return self._classifier.scores(torch.from_numpy(np.stack(pictures))).numpy()
+            return self._outputs(torch.from_numpy(np.stack(pictures)), wants)
+
+    def _outputs(self, pixels: torch.Tensor, wants: Wants) -> Outputs:
+        seen = self._classifier.see(pixels)
+        features = evidence = None
+        if wants & Wants.FEATURES:
+            features = self._classifier.features(seen).numpy()
+        if wants & Wants.EVIDENCE:
+            labels, maps = self._classifier.evidence(seen, min(EVIDENCE_LABELS, seen.logits.shape[1]))
+            evidence = Evidence(labels.int().numpy(), maps.numpy())
+        return Outputs(seen.logits.numpy(), features, evidence)
 
     def _prepare(self, size: int) -> None:
         if self._pipeline:
@@ -171,7 +189,7 @@ class Device:
     def _check(self, size: int, alone: bool = False) -> None:
         noise = np.zeros_like(self._sample)
         pictures = [self._sample, *[noise] * (size - 2), *[self._sample] * (size > 1)]
-        scores = self.run(pictures, size, alone)
+        scores = softmax(self.run(pictures, size, alone).logits)
         for place in {0, size - 1}:
             off = np.abs(scores[place] - self._expected).max()
             if not off <= self._tolerance:  # so that NaN fails too

@@ -5,8 +5,10 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import or_
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,18 +17,19 @@ from numpy.typing import NDArray
 from setproctitle import setproctitle
 
 from models.allocator import keep_freed_memory
+from models.classifier import Classifier
 from service import metrics
 from service.batching import Batch, Job, Queue, halves
 from service.costs import Costs
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load_classifier
 from service.logs import logger
-from service.process import REFUSED
+from service.outputs import Outputs, Wants
+from service.process import REFUSED, report_ready, report_refusal
 from service.settings import Settings, cores
-from service.wire import Kind, ModelCard, Order, Outcome, Pulse
+from service.wire import Kind, ModelCard, Order, Outcome, Pulse, State
 from service.workers import Place, Worker, welcome
 
 T = TypeVar("T")
-Scores = NDArray[np.float32]
 
 PULSE_S = 1.0
 PROBE_S = 15.0
@@ -41,7 +44,7 @@ HANDSHAKE_S = 5.0
 class Runner(Protocol):
     """What the engine needs of a device; see ``device.Device``."""
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> Scores: ...
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs: ...
 
     def probe(self) -> None: ...
 
@@ -59,25 +62,40 @@ class Engine:
         self._last_success_s = time.monotonic()
         self._last_end_s = 0.0
         self._pump_due = False
+        self._metrics = metrics.OfModel(card.model)
+        self._retiring = False
+        self._deserted = asyncio.Event()
 
     async def serve(self, listener: socket.socket) -> None:
-        """Accept workers and serve them, for ever.
+        """Accept workers and serve them, until the engine has retired and all have left.
 
         Raises:
             ExceptionGroup: of a DeviceFault.
         """
-        loop = asyncio.get_running_loop()
         listener.setblocking(False)
         async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self._keep_pulse())
-            while True:
-                try:
-                    sock, _ = await loop.sock_accept(listener)
-                except OSError as error:  # no descriptor is left, say: what is under way shall not end for that
-                    logger.error("cannot accept a worker", reason=repr(error))
-                    await asyncio.sleep(PULSE_S)
-                else:
-                    self._tasks.create_task(self._serve_worker(sock))
+            pulse = self._tasks.create_task(self._keep_pulse())
+            self._accepting = self._tasks.create_task(self._accept(listener))
+            await self._deserted.wait()
+            pulse.cancel()
+
+    def retire(self) -> None:
+        """Take no more workers, and ask those that are here to leave when they have their answers."""
+        self._retiring = True
+        self._accepting.cancel()
+        self._tell_pulse()
+        self._see_whether_deserted()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptor is left, say: what is under way shall not end for that
+                logger.error("cannot accept a worker", reason=repr(error))
+                await asyncio.sleep(PULSE_S)
+            else:
+                self._tasks.create_task(self._serve_worker(sock))
 
     async def _serve_worker(self, sock: socket.socket) -> None:
         try:
@@ -95,14 +113,19 @@ class Engine:
             self._workers.discard(worker)
             for place in worker.places:
                 self._queue.cancel(place)
+            self._see_whether_deserted()
         logger.info("a worker has left", workers=len(self._workers))
+
+    def _see_whether_deserted(self) -> None:
+        if self._retiring and not self._workers:
+            self._deserted.set()
 
     def _take(self, place: Place, order: Order) -> None:
         if order.kind is Kind.CANCEL:
             if self._queue.cancel(place):
                 place.answer(Outcome.CANCELLED)
             return
-        refusal = self._queue.submit(Job(place, order.arrival_s, order.deadline_s), time.monotonic())
+        refusal = self._queue.submit(Job(place, order.arrival_s, order.deadline_s, order.background), time.monotonic())
         if refusal:
             place.answer(Outcome.REFUSED, retry_after_s=refusal.retry_after_s)
         elif not self._pump_due:
@@ -119,7 +142,7 @@ class Engine:
         while batch := self._queue.take(now):
             self._started[batch] = now
             self._start(batch)
-        metrics.queue_depth.set(self._queue.depth)
+        self._metrics.queue_depth.set(self._queue.depth + self._queue.background_depth)
 
     def _start(self, batch: Batch) -> None:
         run = self._run(batch)
@@ -131,7 +154,7 @@ class Engine:
     async def _run(self, batch: Batch) -> None:
         """One run on the device, from the batch to its answers."""
         handed_over_s = time.monotonic()
-        scores, whole, ended_s = await self._score(batch.jobs, batch.alone)
+        outputs, whole, ended_s = await self._score(batch.jobs, batch.alone)
         # a run that was handed over ahead began when the one before it ended
         started_s = max(handed_over_s, self._last_end_s) if self._queue.ahead else handed_over_s
         self._last_end_s, device_s = ended_s, ended_s - started_s
@@ -139,19 +162,19 @@ class Engine:
         self._queue.finished(batch, device_s if whole else None)
         self._pump()
         await asyncio.sleep(0)  # the next run goes to the device first, and answers are written beside it
-        for job, row in zip(batch.jobs, scores, strict=True):
+        for job, output in zip(batch.jobs, outputs, strict=True):
             job.key.answer(
-                Outcome.FAILED if row is None else Outcome.OK,
-                row,
+                Outcome.FAILED if output is None else Outcome.OK,
+                output,
                 batch_size=len(batch.jobs),
                 queue_s=started_s - job.arrival_s,
                 device_s=device_s,
             )
 
-    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Scores | None], bool, float]:
-        """The scores of each job's picture, whether one run gave them all, and when the last one ended.
+    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Outputs | None], bool, float]:
+        """What the model says of each job's picture, whether one run gave it all, and when the last one ended.
 
-        A run that raises is done again by halves, until the culprit stands alone; its scores are None.
+        A run that raises is done again by halves, until the culprit stands alone; of its picture there is None.
 
         Raises:
             DeviceFault: the device is of no use any more.
@@ -159,8 +182,8 @@ class Engine:
         size = self._queue.costs.padded_size(len(jobs))
         try:
             if len(jobs) <= size:  # the largest run may have become smaller since these were put together
-                scores, ended_s = await self._on_device(jobs, size, alone)
-                return scores, True, ended_s
+                outputs, ended_s = await self._on_device(jobs, size, alone)
+                return outputs, True, ended_s
         except DeviceFault:
             raise
         except OutOfMemory as error:
@@ -182,23 +205,21 @@ class Engine:
         costs.too_large(size)
         logger.warning("out of device memory", batch_size=size, largest_now=costs.largest)
 
-    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> tuple[list[Scores | None], float]:
+    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> tuple[list[Outputs | None], float]:
         pictures = [job.key.pixels for job in jobs]
+        wants = reduce(or_, {job.key.wants for job in jobs})  # of all: more for one costs little for the others
 
-        def run() -> tuple[Scores, float]:
-            return self._device.run(pictures, size, alone), time.monotonic()  # now: the loop may be late to hear of it
+        def run() -> tuple[Outputs, float]:  # and the end now: the loop may be late to hear of it
+            return self._device.run(pictures, size, alone, wants), time.monotonic()
 
-        rows, ended_s = await self._in_thread(run)
-        if rows.shape != (len(jobs), len(self._card.labels)):
-            raise ValueError(f"{len(jobs)} pictures gave scores of the shape {rows.shape}")
-        metrics.batches.inc()
-        metrics.pictures.inc(len(jobs))
-        metrics.batch_size.observe(len(jobs))
-        metrics.padded_places.inc(size - len(jobs))
-        sound = [bool(np.isfinite(row).all()) for row in rows]
+        outputs, ended_s = await self._in_thread(run)
+        if outputs.logits.shape != (len(jobs), len(self._card.labels)):
+            raise ValueError(f"{len(jobs)} pictures gave logits of the shape {outputs.logits.shape}")
+        self._metrics.ran(len(jobs), size)
+        sound = [bool(np.isfinite(logits).all()) for logits in outputs.logits]
         if any(sound):
             self._last_success_s = time.monotonic()
-        return [row if good else None for row, good in zip(rows, sound, strict=True)], ended_s
+        return [outputs.of(place) if good else None for place, good in enumerate(sound)], ended_s
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -208,12 +229,15 @@ class Engine:
         probe: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(PULSE_S)
-            pulse = self._pulse().encode()
-            for worker in self._workers:
-                worker.channel.send(pulse)
+            self._tell_pulse()
             idle = not self._started and (probe is None or probe.done())
             if idle and self._since_success_s() > self._probe_every_s():
                 probe = self._tasks.create_task(self._probe())
+
+    def _tell_pulse(self) -> None:
+        pulse = self._pulse().encode()
+        for worker in self._workers:
+            worker.channel.send(pulse)
 
     async def _probe(self) -> None:
         """See that the device still can, and what it costs now: after a slow spell nothing else might tell."""
@@ -226,8 +250,9 @@ class Engine:
         now = time.monotonic()
         running_s = max((now - started_s for started_s in self._started.values()), default=0.0)
         stuck_s = max(STUCK_S, 10 * self._queue.costs.seconds(self._queue.costs.largest))
+        well = running_s < stuck_s and self._since_success_s() < 3 * self._probe_every_s()
         return Pulse(
-            healthy=running_s < stuck_s and self._since_success_s() < 3 * self._probe_every_s(),
+            state=State.RETIRING if self._retiring else State.WELL if well else State.AILING,
             depth=self._queue.depth,
             predicted_wait_s=self._queue.predicted_wait_s(now),
             running_s=running_s,
@@ -249,21 +274,23 @@ def main(orders: dict[str, Any]) -> None:
     """
     settings = Settings.model_validate(orders["settings"])
     try:
-        device, card, queue = prepare(settings)
+        device, card, queue = prepare(settings, orders["name"])
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         logger.critical("cannot start", reason=str(error))
+        report_refusal(str(error))
         # a new process may find the device well again, or the memory that another process still holds
         raise SystemExit(1 if isinstance(error, (DeviceFault, OutOfMemory)) else REFUSED) from None
-    setproctitle(f"volo: engine {card.device}")
+    setproctitle(f"volo: engine {card.model} {card.device}")
     listener = socket.socket(fileno=orders["listener"])
+    report_ready()
     try:
-        run(Engine(device, card, queue), listener)
+        run(Engine(device, card, queue), listener, settings.timeout_s)
     except ExceptionGroup:
         logger.critical("cannot go on", exc_info=True)
         raise SystemExit(1) from None
 
 
-def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
+def prepare(settings: Settings, name: str) -> tuple[Device, ModelCard, Queue]:
     """The model on its device, warm; what workers are told of it; and an empty queue that knows its costs."""
     started_s = time.monotonic()
     classifier = load_classifier(settings)
@@ -271,9 +298,7 @@ def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
         keep_freed_memory()
     device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4, cores=cores())
     costs = Costs(device.warm_up(rounds=3), padded=device.padded)
-    card = ModelCard(
-        classifier.name, str(classifier.device), classifier.image_size, classifier.crop_pct, classifier.labels
-    )
+    card = _card(name, classifier)
     logger.info(
         "model ready",
         model=card.model,
@@ -284,15 +309,33 @@ def prepare(settings: Settings) -> tuple[Device, ModelCard, Queue]:
     return device, card, Queue(settings.queue_limit, costs, device.lanes, device.ahead)
 
 
-def run(engine: Engine, listener: socket.socket) -> None:
-    """Serve until SIGTERM. Raise as ``Engine.serve`` does."""
+def _card(name: str, classifier: Classifier) -> ModelCard:
+    config = classifier.model.config
+    return ModelCard(
+        model=name,
+        device=str(classifier.device),
+        image_size=classifier.image_size,
+        crop_pct=classifier.crop_pct,
+        grid_size=config.grid_size,
+        feature_size=config.dims[-1],
+        labels=classifier.labels,
+    )
+
+
+def run(engine: Engine, listener: socket.socket, patience_s: float) -> None:
+    """Serve until SIGTERM, and then until the workers have left, or for so long. Raise as ``Engine.serve`` does."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_until_terminated(engine.serve(listener)))
+        runner.run(_until_terminated(engine, listener, patience_s))
 
 
-async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.current_task()
+async def _until_terminated(engine: Engine, listener: socket.socket, patience_s: float) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def retire() -> None:
+        engine.retire()
+        loop.call_later(patience_s, task.cancel)
+
+    loop.add_signal_handler(signal.SIGTERM, retire)
     with contextlib.suppress(asyncio.CancelledError):
-        await work
+        await engine.serve(listener)

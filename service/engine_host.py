@@ -1,49 +1,137 @@
-"""Where an engine lives: the socket that outlasts it, and the process that is started again."""
+"""Where engines live: an address that outlasts them, and the process that is started again, or replaced in mid-flow."""
 
+import asyncio
+import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from service import metrics
+from service.logs import logger
 from service.process import Child
 from service.settings import Settings
 
-STOP_S = 5.0
+STOP_SLACK_S = 5.0
 
 
-@dataclass(frozen=True)
+class _Process:
+    """An engine's process and the socket that it listens on, which its parent holds for those that come after it."""
+
+    def __init__(self, orders: Mapping[str, object], path: Path) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen(128)
+        listener = self.listener.fileno()
+        self.child = Child("engine", {**orders, "listener": listener}, inherit=[listener])
+
+
 class EngineHost:
-    """An engine's address and its process, which runs as long as ``run`` does."""
+    """One model's engine, behind an address, ``path``, that workers can connect to at any time."""
 
-    path: Path
-    child: Child
+    def __init__(self, name: str, source: str, settings: Settings, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self._orders = {
+            "name": name,
+            "settings": settings.model_copy(update={"model": source, "models": ""}).model_dump(mode="json"),
+        }
+        self._patience_s = settings.timeout_s + STOP_SLACK_S
+        self._process = _Process(self._orders, path)
+        self._running: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
 
     async def run(self) -> None:
-        """Keep the engine running.
+        """Keep the engine running, and whichever takes its place.
 
         Raises:
             Refused: it cannot work as it is set up.
         """
-        await self.child.run(on_restart=metrics.engine_restarts.inc)
+        running = self._running = self._run(self._process)
+        while True:
+            await running
+            if running is self._running:
+                return
+            running = self._running
+
+    async def reload(self) -> None:
+        """Have a new engine load the model anew beside the old one, and take its place once it is warm.
+
+        Raises:
+            Refused: it cannot; the message says why, and the old engine goes on.
+        """
+        async with self._reloading:
+            beside = self.path.with_suffix(".next")
+            beside.unlink(missing_ok=True)
+            successor = _Process(self._orders, beside)
+            running = self._run(successor)
+            try:
+                await successor.child.ready()
+            except BaseException:
+                await self._end(successor, running, signal.SIGKILL)
+                raise
+            os.replace(beside, self.path)  # who connects from now on finds the new one
+            before, self._process = self._process, successor
+            running_before, self._running = self._running, running
+            logger.info("model reloaded", model=self.name)
+            if running_before:
+                await self._end(before, running_before, signal.SIGTERM)
 
     async def stop(self) -> None:
-        """End the engine; what it has not answered is lost, so the workers go first."""
-        await self.child.stop(signal.SIGTERM, STOP_S)
+        """End the engine, after the workers have left it."""
+        await self._process.child.stop(signal.SIGTERM, self._patience_s)
+
+    def close(self) -> None:
+        self._process.listener.close()
+
+    def _run(self, process: _Process) -> "asyncio.Task[None]":
+        return asyncio.create_task(process.child.run(on_restart=partial(self._count_restart, process)))
+
+    def _count_restart(self, process: _Process) -> None:
+        if process is self._process:
+            metrics.engine_restarts.labels(self.name).inc()
+
+    async def _end(self, process: _Process, running: "asyncio.Task[None]", how: signal.Signals) -> None:
+        await process.child.stop(how, self._patience_s)
+        await asyncio.gather(running, return_exceptions=True)
+        process.listener.close()
+
+
+class EngineHosts(dict[str, EngineHost]):
+    """The engines of all models, by name; ``control`` is an address for whoever runs them to be asked at."""
+
+    def __init__(self, control: Path) -> None:
+        super().__init__()
+        self.control = control
+
+    async def run(self) -> None:
+        """Keep them all running; raise as ``EngineHost.run`` does."""
+        await asyncio.gather(*(host.run() for host in self.values()))
+
+    async def reload(self, name: str | None = None) -> list[str]:
+        """Load one model anew, or all, one after the other; raise as ``EngineHost.reload`` does.
+
+        Returns:
+            The names of those that were loaded.
+        """
+        names = list(self) if name is None else [name]
+        for each in names:
+            await self[each].reload()
+        return names
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(host.stop() for host in self.values()))
 
 
 @contextmanager
-def engine_host(settings: Settings) -> Iterator[EngineHost]:
-    """A socket for workers to connect to, also while no engine is there yet, and an engine to listen on it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="volo-") as folder,  # readable by this user alone
-        socket.socket(socket.AF_UNIX) as listener,
-    ):
-        path = Path(folder) / "engine.sock"
-        listener.bind(str(path))
-        listener.listen(128)
-        orders = {"settings": settings.model_dump(mode="json"), "listener": listener.fileno()}
-        yield EngineHost(path, Child("engine", orders, inherit=[listener.fileno()]))
+def engine_hosts(settings: Settings) -> Iterator[EngineHosts]:
+    """An engine for each model that is to be served, and a socket for workers to connect to before it is there."""
+    with tempfile.TemporaryDirectory(prefix="volo-") as folder, ExitStack() as stack:  # readable by this user alone
+        hosts = EngineHosts(Path(folder) / "control.sock")
+        for number, (name, source) in enumerate(settings.sources.items()):
+            host = EngineHost(name, source, settings, Path(folder) / f"engine-{number}.sock")
+            hosts[name] = stack.enter_context(closing(host))
+        yield hosts

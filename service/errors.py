@@ -70,6 +70,11 @@ class InvalidParameter(ServiceError):
     title = "A parameter has a value that is not allowed"
 
 
+class UnknownModel(ServiceError):
+    code = "unknown_model"
+    title = "No such model is served"
+
+
 class Overloaded(RetryableError):
     code = "overloaded"
     title = "The service is overloaded"
@@ -88,6 +93,13 @@ class DeadlineExceeded(ServiceError):
 class InferenceFailed(ServiceError):
     code = "inference_failed"
     title = "The model failed on this picture"
+
+
+class ReloadFailed(ServiceError):
+    """The model could not be loaded anew; the one before goes on."""
+
+    code = "reload_failed"
+    title = "The model was not reloaded"
 
 
 class ClientGone(ServiceError):

@@ -71,10 +71,14 @@ _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 
 
 class Reduced(NamedTuple):
-    """A picture read at a reduced scale. It fills the ``extent`` of the image: scaled, its sides may end in a pixel."""
+    """A picture read at a reduced scale. It fills the ``extent`` of the image: scaled, its sides may end in a pixel.
+
+    ``size`` is the upright picture's own, unreduced: width and height.
+    """
 
     image: Image.Image
     extent: Extent
+    size: tuple[int, int]
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
@@ -110,10 +114,13 @@ def _decode(data: bytes | memoryview, max_pixels: int, at_least: int | None) -> 
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         _check_size(image.size, max_pixels)
-        extent = _reduce(image, at_least)
+        (width, height), extent = image.size, _reduce(image, at_least)
         image.load()
         turn, rgb = _turn(image), _rgb(image)
-        return Reduced(rgb, extent) if turn is None else Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn))
+        if turn is None:
+            return Reduced(rgb, extent, (width, height))
+        size = (height, width) if turn in _SIDEWAYS else (width, height)
+        return Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn), size)
     except (ServiceError, MemoryError):
         raise
     except Exception as error:  # Pillow lets out whatever its parsers trip over, struct.error for one

@@ -1,7 +1,7 @@
 """Our processes, seen from both sides: a child that is kept running, and the child's tie to its parent.
 
 A child's standard input is its lifeline. The first line says what to do; the end of it says that the parent is gone,
-however that came to pass, and the child goes too.
+however that came to pass, and the child goes too. On its standard output it says that it is ready, or why it refuses.
 """
 
 import asyncio
@@ -27,6 +27,10 @@ SPELL_S = 10.0
 LONGEST_PAUSE_S = 10.0
 
 
+READY = b"ready"
+REFUSAL = b"refused: "
+
+
 class Refused(Exception):
     """A child says that it cannot work as it is set up. It has said why in the log."""
 
@@ -46,6 +50,18 @@ class Child:
         self._inherit = tuple(inherit)
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
+        self._reported = asyncio.Event()
+        self._refusal = ""
+
+    async def ready(self) -> None:
+        """Return when it reports for the first time that it is ready.
+
+        Raises:
+            Refused: it has ended instead; the message says why.
+        """
+        await self._reported.wait()
+        if self._refusal:
+            raise Refused(self._refusal)
 
     async def run(self, on_restart: Callable[[], None] = lambda: None) -> None:
         """Keep it running until ``stop``.
@@ -60,7 +76,7 @@ class Child:
             if self._stopping.is_set():
                 return
             if status == REFUSED and not worked:
-                raise Refused(self._role)
+                raise Refused(f"{self._role} refused")
             worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
             pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
             logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
@@ -88,10 +104,25 @@ class Child:
         if self._stopping.is_set():  # while it was being started
             _signal(process, signal.SIGKILL)
         self._process = process
+        refusal = await self._listen(process)
         status = await process.wait()
         self._process = None
+        if not self._reported.is_set():
+            self._refusal = refusal or f"it ended with status {status}"
+            self._reported.set()
         metrics.forget(process.pid)
         return status
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> str:
+        """Take in its reports until it ends: why it refused, if it did."""
+        assert process.stdout is not None
+        refusal = ""
+        async for line in process.stdout:
+            if line.startswith(READY):
+                self._reported.set()
+            elif line.startswith(REFUSAL):
+                refusal = line.removeprefix(REFUSAL).decode().strip()
+        return refusal
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -101,6 +132,7 @@ class Child:
             "service",
             f"_{self._role}",
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
             pass_fds=self._inherit,
             # it finds the modules that we have found, and none that happen to lie where we were started
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -128,6 +160,20 @@ def receive_orders() -> dict[str, Any]:
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
     return orders
+
+
+def report_ready() -> None:
+    """In a child: tell the parent that it works."""
+    _report(READY)
+
+
+def report_refusal(reason: str) -> None:
+    """In a child: tell the parent why it cannot work as it is set up."""
+    _report(REFUSAL + " ".join(reason.split()).encode())
+
+
+def _report(line: bytes) -> None:
+    os.write(1, line + b"\n")
 
 
 def _end_with_parent() -> None:

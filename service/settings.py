@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,6 +21,11 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("embedded", description="Name from `volo models`, or path of a checkpoint.")
+    models: str = Field(
+        "",
+        description="Several models instead of one, separated by commas, each a name, a path or `NAME=PATH`; the first "
+        "answers those who name none.",
+    )
     labels: Path | None = Field(None, description="File of labels, instead of those that come with the model.")
     weights_sha256: str | None = Field(None, description="Refuse weights with any other SHA-256.")
     device: str = Field(
@@ -56,6 +61,20 @@ class Settings(BaseSettings):
     )
 
     @property
+    def sources(self) -> dict[str, str]:
+        """The models to serve: what each is called, and where it comes from."""
+        return dict(_named(source.strip()) for source in (self.models or self.model).split(","))
+
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        several = [source for source in self.models.split(",") if source]
+        if self.models and len(self.sources) < self.models.count(",") + 1:
+            raise ValueError("models: each needs a name of its own; say NAME=PATH")
+        if len(several) > 1 and (self.labels or self.weights_sha256):
+            raise ValueError("models: labels and weights_sha256 are for one model; name the classes in the checkpoints")
+        return self
+
+    @property
     def http_workers(self) -> int:
         """How many HTTP processes to run."""
         return self.workers or max(1, cores() // 2)
@@ -64,6 +83,12 @@ class Settings(BaseSettings):
     def decode_threads(self) -> int:
         """How many pictures one HTTP process decodes at once."""
         return max(1, cores() // self.http_workers)
+
+
+def _named(source: str) -> tuple[str, str]:
+    """What a model is called, and its source: a path goes by its file's name, unless it is given another."""
+    name, equals, path = source.partition("=")
+    return (name, path) if equals else (Path(source).name.partition(".")[0], source)
 
 
 def cores() -> int:

@@ -3,10 +3,13 @@
 import asyncio
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from service import logs
-from service.engine_host import EngineHost, engine_host
+from service.control import control
+from service.engine_host import EngineHosts, engine_hosts
 from service.logs import logger
 from service.process import INTERRUPTED, REFUSED, Child, Refused
 from service.settings import Settings
@@ -23,9 +26,9 @@ def supervise(settings: Settings) -> int:
         reason = f"{error.strerror}; choose another place with --host and --port, or VOLO_HOST and VOLO_PORT"
         logger.critical("cannot listen", url=_url(settings.host, settings.port), reason=reason)
         return 1
-    with listener, engine_host(settings) as engine:
+    with listener, engine_hosts(settings) as engines:
         try:
-            return asyncio.run(_serve(settings, listener, engine))
+            return asyncio.run(_serve(settings, listener, engines))
         except asyncio.CancelledError:
             return INTERRUPTED
 
@@ -47,28 +50,31 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _serve(settings: Settings, listener: socket.socket, engine: EngineHost) -> int:
-    workers = _workers(settings, listener, engine)
+async def _serve(settings: Settings, listener: socket.socket, engines: EngineHosts) -> int:
+    workers = _workers(settings, listener, engines)
     stop_signal = _stop_signal()
     url = _url(*listener.getsockname()[:2])
-    logger.info("starting", url=url, model=settings.model, workers=len(workers))
-    running = [asyncio.create_task(engine.run()), *(asyncio.create_task(worker.run()) for worker in workers)]
+    logger.info("starting", url=url, models=", ".join(engines), workers=len(workers))
+    running = [asyncio.create_task(engines.run()), *(asyncio.create_task(worker.run()) for worker in workers)]
     ends: list[asyncio.Future[Any]] = [stop_signal, *running]
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    with _reload_on_hangup(engines):
+        async with control(engines.control, engines.reload):
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     how = stop_signal.result() if stop_signal.done() else signal.SIGINT
     logger.info("stopping", reason=how.name if stop_signal.done() else "a process of ours cannot go on")
     patience_s = settings.grace_s + settings.timeout_s + DRAIN_SLACK_S
     stopping = [asyncio.create_task(worker.stop(how, patience_s)) for worker in workers]
     listener.close()  # so that with the last worker's end nobody is left waiting in line
     await asyncio.wait(stopping)
-    await engine.stop()
+    await engines.stop()
     return _status(await asyncio.gather(*running, return_exceptions=True))
 
 
-def _workers(settings: Settings, listener: socket.socket, engine: EngineHost) -> list[Child]:
+def _workers(settings: Settings, listener: socket.socket, engines: EngineHosts) -> list[Child]:
     orders = {
         "settings": settings.model_dump(mode="json"),
-        "engine": str(engine.path),
+        "engines": {name: str(engine.path) for name, engine in engines.items()},
+        "control": str(engines.control),
         "listener": listener.fileno(),
         "url": _url(*listener.getsockname()[:2]),
     }
@@ -76,6 +82,33 @@ def _workers(settings: Settings, listener: socket.socket, engine: EngineHost) ->
         Child("worker", {**orders, "number": number}, inherit=[listener.fileno()])
         for number in range(settings.http_workers)
     ]
+
+
+@contextmanager
+def _reload_on_hangup(engines: EngineHosts) -> Iterator[None]:
+    """Load all models anew on SIGHUP."""
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(_reload(engines))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)  # it shall not end us now
+        for task in reloads:
+            task.cancel()
+
+
+async def _reload(engines: EngineHosts) -> None:
+    try:
+        await engines.reload()
+    except Refused as refusal:
+        logger.error("model not reloaded, the one before goes on", reason=str(refusal))
 
 
 def _stop_signal() -> asyncio.Future[signal.Signals]:

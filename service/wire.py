@@ -4,7 +4,7 @@ engine -> worker    model card        once, on connecting
 worker -> engine    slab              once: the file descriptor of its slots
 worker -> engine    order             a slot's picture is ready, or its caller left
 engine -> worker    answer            exactly one for each picture: the slot is the worker's again
-engine -> worker    pulse             every second: how the engine is
+engine -> worker    pulse             every second, and when it changes: how the engine is
 """
 
 import asyncio
@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from models.labels import Label
 from service.logs import logger
+from service.outputs import EVIDENCE_LABELS, Evidence, Outputs, Wants
 
 LENGTH = struct.Struct("<I")
 """Of the model card that follows; or how many slots there are in the slab whose descriptor comes with it."""
+CACHE_LINE = 64
 LAST_S = 2.0**32
 """No monotonic clock gets so far."""
 
@@ -38,6 +40,8 @@ class ModelCard:
     device: str
     image_size: int
     crop_pct: float
+    grid_size: int
+    feature_size: int
     labels: tuple[Label, ...]
 
     def encode(self) -> bytes:
@@ -50,10 +54,10 @@ class ModelCard:
 
 
 class Slab:
-    """Slots of shared memory, each with room for one picture and its scores.
+    """Slots of shared memory, each with room for one picture and all that a model can say of it.
 
-    ``pixels`` [slots, S, S, 3] uint8 and ``scores`` [slots, classes] float32 look into it. The memory is private to
-    the processes that hold its file descriptor or have mapped it, and goes with the last of them.
+    ``pixels`` [slots, S, S, 3] and ``outputs``, which hold of each slot what their names say, look into it. The memory
+    is private to the processes that hold its file descriptor or have mapped it, and goes with the last of them.
     """
 
     fd: int
@@ -65,38 +69,44 @@ class Slab:
         Raises:
             ValueError: the memory is smaller than the slots need.
         """
-        size, classes = card.image_size, len(card.labels)
-        picture_bytes, stride = self._layout(card)
+        layout = _layout(card)
         self.card = card
         self.slots = slots
-        memory = mmap.mmap(fd, slots * stride)
-        self.pixels: NDArray[np.uint8] = np.ndarray(
-            (slots, size, size, 3), np.uint8, memory, strides=(stride, size * 3, 3, 1)
-        )
-        self.scores: NDArray[np.float32] = np.ndarray(
-            (slots, classes), np.float32, memory, offset=picture_bytes, strides=(stride, 4)
+        memory = np.ndarray(slots, layout, mmap.mmap(fd, slots * layout.itemsize))
+        self.pixels: NDArray[np.uint8] = memory["pixels"]
+        self.outputs = Outputs(
+            memory["logits"], memory["features"], Evidence(memory["evidence_labels"], memory["evidence_maps"])
         )
 
     @classmethod
     def create(cls, slots: int, card: ModelCard) -> Self:
         """A new slab, large enough for ``slots`` pictures of the model on the card."""
-        _, stride = cls._layout(card)
         fd = os.memfd_create("volo-slab", os.MFD_CLOEXEC)
-        os.ftruncate(fd, slots * stride)
+        os.ftruncate(fd, slots * _layout(card).itemsize)
         slab = cls(fd, slots, card)
         slab.fd = fd
         weakref.finalize(slab, os.close, fd)
         return slab
 
-    @staticmethod
-    def _layout(card: ModelCard) -> tuple[int, int]:
-        """Bytes from a picture to its scores, and to the next slot: both start on a cache line."""
-        picture_bytes = _cache_lines(3 * card.image_size**2)
-        return picture_bytes, picture_bytes + _cache_lines(4 * len(card.labels))
 
-
-def _cache_lines(size: int) -> int:
-    return -(-size // 64) * 64
+def _layout(card: ModelCard) -> np.dtype[np.void]:
+    """A slot's: every part begins on a cache line."""
+    size, grid, classes = card.image_size, card.grid_size, len(card.labels)
+    labels = min(EVIDENCE_LABELS, classes)
+    parts: list[tuple[str, type[np.generic], tuple[int, ...]]] = [
+        ("pixels", np.uint8, (size, size, 3)),
+        ("logits", np.float32, (classes,)),
+        ("features", np.float32, (card.feature_size,)),
+        ("evidence_labels", np.int32, (labels,)),
+        ("evidence_maps", np.float32, (labels, grid, grid)),
+    ]
+    names, offsets, end = [], [], 0
+    formats = [np.dtype((kind, shape)) for _, kind, shape in parts]
+    for (name, _, _), format_ in zip(parts, formats, strict=True):
+        names.append(name)
+        offsets.append(end)
+        end += -(-format_.itemsize // CACHE_LINE) * CACHE_LINE
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": end})
 
 
 class Kind(IntEnum):
@@ -112,17 +122,19 @@ class Order:
     slot: int
     arrival_s: float = 0.0
     deadline_s: float = 0.0
+    wants: Wants = Wants.NONE
+    background: bool = False
 
-    FORMAT: ClassVar = struct.Struct("<BxxxIdd")
+    FORMAT: ClassVar = struct.Struct("<BB?xIdd")
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.kind, self.slot, self.arrival_s, self.deadline_s)
+        return self.FORMAT.pack(self.kind, self.wants, self.background, self.slot, self.arrival_s, self.deadline_s)
 
     @classmethod
     def decode(cls, message: bytes) -> Self:
         """Raise ValueError for what no worker says."""
-        kind, *rest = cls.FORMAT.unpack(message)
-        order = cls(Kind(kind), *rest)
+        kind, wants, background, slot, arrival_s, deadline_s = cls.FORMAT.unpack(message)
+        order = cls(Kind(kind), slot, arrival_s, deadline_s, Wants(wants), background)
         if not (0 <= order.arrival_s < LAST_S and 0 <= order.deadline_s < LAST_S):  # so that NaN fails too
             raise ValueError(f"times that no clock shows: {order}")
         return order
@@ -158,11 +170,21 @@ class Answer:
         )
 
 
+class State(IntEnum):
+    """How an engine is."""
+
+    WELL = 0
+    AILING = 1
+    """Its device does not do what it should."""
+    RETIRING = 2
+    """It still answers, and will end when its workers have left: another one takes over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """The engine's message about itself."""
 
-    healthy: bool
+    state: State
     depth: int
     predicted_wait_s: float
     running_s: float
@@ -181,8 +203,8 @@ def decode_report(message: bytes) -> Answer | Pulse:
     first, *rest = Answer.FORMAT.unpack(message)
     if first != Pulse.MARK:
         return Answer(Outcome(first), *rest)
-    healthy, *figures = rest
-    return Pulse(bool(healthy), *figures)
+    state, *figures = rest
+    return Pulse(State(state), *figures)
 
 
 class Channel(asyncio.Protocol):

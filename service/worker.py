@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,8 @@ import uvloop
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.link import Link
+from service.control import ask_to_reload
+from service.inference import Models
 from service.logs import logger
 from service.settings import Settings
 
@@ -28,7 +30,8 @@ def main(orders: dict[str, Any]) -> None:
     """Serve until told to stop; ``orders`` are the supervisor's."""
     sys.setswitchinterval(SWITCH_S)
     settings = Settings.model_validate(orders["settings"])
-    app = create_app(settings, engine=Path(orders["engine"]))
+    engines = {name: Path(path) for name, path in orders["engines"].items()}
+    app = create_app(settings, engines, partial(ask_to_reload, Path(orders["control"])))
     listener = socket.socket(fileno=orders["listener"])
     server = GracefulServer(app, settings, url="" if orders["number"] else orders["url"])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -59,7 +62,7 @@ class GracefulServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         gc.freeze()  # what is there by now stays, and need not be looked at again and again
-        announcing = asyncio.create_task(announce(self._app.state.link, self._url)) if self._url else None
+        announcing = asyncio.create_task(announce(self._app.state.models, self._url)) if self._url else None
         await super().main_loop()
         if announcing:
             announcing.cancel()
@@ -73,13 +76,13 @@ class GracefulServer(uvicorn.Server):
         self.should_exit = True
 
 
-async def announce(link: Link, url: str) -> None:
+async def announce(models: Models, url: str) -> None:
     """Say so when the service is ready, and how to try it."""
-    while link.ailments():  # noqa: ASYNC110 - to ask costs next to nothing, and ends with the engine's start
+    while models.ailments():  # noqa: ASYNC110 - to ask costs next to nothing, and ends with the engines' start
         await asyncio.sleep(0.1)
-    assert link.card is not None
+    served = {name: models.card(name).device for name in models.names}
     try_it = f"curl --data-binary @{_sample()} {url}/predict"
-    logger.info("ready", url=url, model=link.card.model, device=link.card.device, try_it=try_it)
+    logger.info("ready", url=url, model=", ".join(served), device=", ".join(set(served.values())), try_it=try_it)
 
 
 def _sample() -> str:

@@ -4,11 +4,12 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.outputs import Outputs, Wants
 from service.wire import LENGTH, Answer, Channel, ModelCard, Order, Outcome, Slab
 
 
@@ -18,6 +19,7 @@ class Place:
 
     worker: "Worker"
     slot: int
+    wants: Wants = field(default=Wants.NONE, compare=False)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -28,22 +30,29 @@ class Place:
     def answer(
         self,
         outcome: Outcome,
-        scores: NDArray[np.float32] | None = None,
+        outputs: Outputs | None = None,
         *,
         batch_size: int = 0,
         queue_s: float = 0.0,
         device_s: float = 0.0,
         retry_after_s: float = 0.0,
     ) -> None:
-        """Write the scores [classes] beside the picture, if there are any, and give the slot back.
+        """Write what the model says beside the picture, if there is anything, and give the slot back.
 
         To a worker that is gone nothing is said, nor written: it may already use the slot otherwise.
         """
         if self.worker.channel.closed.done():
             return
-        if scores is not None:
-            self.worker.slab.scores[self.slot] = scores
+        if outputs is not None:
+            self._write(outputs, self.worker.slab.outputs)
         self.worker.channel.send(Answer(outcome, self.slot, batch_size, queue_s, device_s, retry_after_s).encode())
+
+    def _write(self, outputs: Outputs, slab: Outputs) -> None:
+        slab.logits[self.slot] = outputs.logits
+        if outputs.features is not None and slab.features is not None:
+            slab.features[self.slot] = outputs.features
+        if outputs.evidence is not None and slab.evidence is not None:
+            slab.evidence.labels[self.slot], slab.evidence.maps[self.slot] = outputs.evidence
 
 
 class Worker:
@@ -63,7 +72,7 @@ class Worker:
         order = Order.decode(message)
         if order.slot >= self.slab.slots:
             raise ValueError(f"slot {order.slot} of {self.slab.slots}")
-        self._take(Place(self, order.slot), order)
+        self._take(Place(self, order.slot, order.wants), order)
 
 
 async def welcome(sock: socket.socket, card: ModelCard, take: Callable[[Place, Order], None]) -> Worker:

@@ -30,7 +30,8 @@ async def serving_engine(device: FakeDevice | None = None, limit: int = 64) -> A
 
 def application(engine: Path, **settings: Any) -> FastAPI:
     """The application with these settings, whatever the environment says."""
-    return create_app(Settings(**{**_defaults(), **settings}), engine)
+    chosen = Settings(**{**_defaults(), **settings})
+    return create_app(chosen, dict.fromkeys(chosen.sources, engine))
 
 
 def _defaults() -> dict[str, Any]:
@@ -43,7 +44,7 @@ async def calling(app: FastAPI, ready: bool = True) -> AsyncIterator[httpx.Async
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://volo")  # it runs no lifespan
     async with app.router.lifespan_context(app), client:
         if ready:
-            await eventually(lambda: not app.state.link.ailments())
+            await eventually(lambda: not app.state.models.ailments())
         yield client
 
 
@@ -52,7 +53,7 @@ async def listening(app: FastAPI) -> AsyncIterator[int]:
     """The port of a real server that runs the application, once it is ready."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     serving = asyncio.create_task(server.serve())
-    await eventually(lambda: server.started and not app.state.link.ailments())
+    await eventually(lambda: server.started and not app.state.models.ailments())
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
@@ -70,17 +71,15 @@ async def eventually(holds: Callable[[], object], within_s: float = 20.0) -> Non
 
 def outcomes() -> Counter[tuple[str, str]]:
     """How many requests were counted in this process so far, by endpoint and outcome."""
-    return Counter(
-        {
-            (sample.labels["endpoint"], sample.labels["outcome"]): int(sample.value)
-            for metric in metrics.requests.collect()
-            for sample in metric.samples
-            if sample.name == "volo_requests_total"
-        }
-    )
+    counted: Counter[tuple[str, str]] = Counter()
+    for metric in metrics.requests.collect():
+        for sample in metric.samples:
+            if sample.name == "volo_requests_total":
+                counted[sample.labels["endpoint"], sample.labels["outcome"]] += int(sample.value)
+    return counted
 
 
 def queue_depth() -> float:
     """How many pictures wait for the device, as this process counts them."""
     (metric,) = metrics.queue_depth.collect()
-    return metric.samples[0].value
+    return sum(sample.value for sample in metric.samples)

@@ -15,17 +15,21 @@ from service.batching import Queue
 from service.costs import Costs
 from service.device import DeviceFault, OutOfMemory
 from service.engine import Engine
+from service.outputs import EVIDENCE_LABELS, Evidence, Outputs, Wants
 from service.wire import ModelCard
 
 CLASSES = 256
-CARD = ModelCard("fake", "cpu", 8, 1.0, tuple(Label(f"class {index}") for index in range(CLASSES)))
+LABELS = tuple(Label(f"class {index}") for index in range(CLASSES))
+CARD = ModelCard("fake", "cpu", 8, 1.0, grid_size=4, feature_size=3, labels=LABELS)
 
 
 class FakeDevice:
     """Says of a picture that it is of the class that its first byte names.
 
-    Runs wait while ``gate`` is closed. ``batches`` are the classes of each run, in order. Pictures of the classes in
-    ``poison`` make their run raise, those in ``nan`` get NaN for scores. There is memory for runs of ``room``.
+    Its features are three times that number, and the evidence for every label is the patch of that number: it is 1
+    there, and 0 elsewhere. Runs wait while ``gate`` is closed. ``batches`` are the classes of each run, in order.
+    Pictures of the classes in ``poison`` make their run raise, those in ``nan`` get NaN for scores. There is memory for
+    runs of ``room``.
     """
 
     def __init__(self) -> None:
@@ -35,6 +39,7 @@ class FakeDevice:
         self.batches: list[list[int]] = []
         self.sizes: list[int] = []
         self.alone: list[bool] = []
+        self.wants: list[Wants] = []
         self.probes = 0
         self.poison: set[int] = set()
         self.nan: set[int] = set()
@@ -42,18 +47,19 @@ class FakeDevice:
         self.rows_missing = 0
         self.dead = False
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> NDArray[np.float32]:
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs:
         classes = [int(picture[0, 0, 0]) for picture in pictures]
         self.batches.append(classes)
         self.sizes.append(padded_size)
         self.alone.append(alone)
+        self.wants.append(wants)
         self.entered.release()
         assert self.gate.wait(60)
         self._fail_if_told(set(classes), padded_size)
-        scores = np.full((len(classes), CLASSES), 0.001, np.float32)
+        scores = np.full((len(classes), CLASSES), 0.1 / (CLASSES - 1), np.float32)
         scores[range(len(classes)), classes] = 0.9
         scores[[each in self.nan for each in classes]] = np.nan
-        return scores[self.rows_missing :]
+        return Outputs(np.log(scores)[self.rows_missing :], *_asked_for(classes, wants))
 
     def probe(self) -> None:
         self.probes += 1
@@ -70,6 +76,17 @@ class FakeDevice:
     async def under_way(self) -> None:
         """Return when a run that had not been waited for is on the device."""
         await asyncio.to_thread(self.entered.acquire)
+
+
+def _asked_for(classes: Sequence[int], wants: Wants) -> tuple[NDArray[np.float32] | None, Evidence | None]:
+    features = np.repeat(np.array(classes, np.float32)[:, None], CARD.feature_size, axis=1)
+    labels = np.tile(np.arange(EVIDENCE_LABELS, dtype=np.int32), (len(classes), 1))
+    labels[:, 0] = classes
+    maps = np.zeros((*labels.shape, CARD.grid_size**2), np.float32)
+    for picture, number in enumerate(classes):
+        maps[picture, :, number % CARD.grid_size**2] = 1
+    evidence = Evidence(labels, maps.reshape(*labels.shape, CARD.grid_size, CARD.grid_size))
+    return features if wants & Wants.FEATURES else None, evidence if wants & Wants.EVIDENCE else None
 
 
 def listening(path: Path) -> socket.socket:

@@ -55,4 +55,4 @@ async def ask_fully(link: Link, number: int, patience_s: float = 30.0) -> tuple[
     with link.slot() as slot:
         await link.load(slot, painted(number))
         answer = await link.classify(slot, time.monotonic() + patience_s)
-        return int(slot.scores.argmax()), answer
+        return int(slot.outputs.logits.argmax()), answer

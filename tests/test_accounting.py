@@ -99,7 +99,7 @@ async def test_a_request_that_the_server_gives_up_is_not_counted_as_well_answere
 
 async def test_every_request_is_counted_once_under_no_name_that_the_caller_chose() -> None:
     def counted(outcome: str) -> float:
-        labels = {"endpoint": "unmatched", "outcome": outcome}
+        labels = {"endpoint": "unmatched", "model": "", "outcome": outcome}
         return REGISTRY.get_sample_value("volo_requests_total", labels) or 0.0
 
     before = counted("ok"), counted("internal_error")
@@ -129,7 +129,7 @@ async def test_who_has_left_when_the_answer_is_sent_is_gone_and_no_fault_of_ours
         return {"type": "http.disconnect"}
 
     def count() -> float:
-        labels = {"endpoint": "unmatched", "outcome": "client_gone"}
+        labels = {"endpoint": "unmatched", "model": "", "outcome": "client_gone"}
         return REGISTRY.get_sample_value("volo_requests_total", labels) or 0.0
 
     before = count()

@@ -13,7 +13,7 @@ from fakes import FakeDevice
 from PIL import Image
 from running import CAT
 
-from service.api import PredictReply
+from service.api import PredictQuery, PredictReply
 
 PICTURE = CAT.read_bytes()
 
@@ -65,11 +65,11 @@ async def test_the_answer_names_the_model_the_likeliest_labels_and_where_the_tim
 async def test_the_answer_is_what_is_documented(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predict", content=PICTURE)
     told = PredictReply.model_validate_json(answer.content, strict=True)
-    assert told.model_dump() == answer.json()
+    assert told.model_dump(exclude_unset=True) == answer.json()
     assert all(each.score == round(each.score, 6) for each in told.predictions)
     document = (await client.get("/openapi.json")).json()["paths"]["/predict"]["post"]
     assert document["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictReply")
-    assert [parameter["name"] for parameter in document["parameters"]] == ["top_k", "threshold"]
+    assert [parameter["name"] for parameter in document["parameters"]] == list(PredictQuery.model_fields)
     assert "image/*" in document["requestBody"]["content"]
 
 

@@ -35,8 +35,7 @@ async def test_ready_it_says_what_it_serves() -> None:
         assert answer.status_code == 200
         assert answer.json()["status"] == "ready"
         assert answer.json()["reasons"] == []
-        assert answer.json()["model"]
-        assert answer.json()["device"]
+        assert answer.json()["models"] == [{"name": "embedded", "device": "cpu", "ready": True, "reasons": []}]
 
 
 async def test_while_it_drains_it_is_not_ready_but_answers() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from models.classifier import Classifier
+from models.classifier import Classifier, Seen
 from models.labels import Label
 from models.precision import Precision
 from models.volo import VARIANTS
@@ -99,11 +99,10 @@ def test_a_lone_run_gets_all_cores_where_that_is_faster(on_one_s: float, threads
 
 def test_a_picture_alone_gets_what_it_gets_in_a_padded_batch() -> None:
     device, three = small_device(), pictures(3)
-    together = device.run(three, 4)
+    together = device.run(three, 4).logits
     assert together.shape == (3, 10)
     for row, picture in zip(together, three, strict=True):
-        np.testing.assert_allclose(row, device.run([picture], 1)[0], atol=1e-5)
-    np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(row, device.run([picture], 1).logits[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("off", [0.01, np.nan])
@@ -120,12 +119,12 @@ def test_another_answer_to_the_known_picture_is_a_fault(off: float) -> None:
 class Choking(Classifier):
     """Has no memory for more than two pictures, and breaks on four."""
 
-    def scores(self, pixels: torch.Tensor) -> torch.Tensor:
+    def see(self, pixels: torch.Tensor) -> Seen:
         if len(pixels) == 4:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if len(pixels) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().scores(pixels)
+        return super().see(pixels)
 
 
 def choking_device(max_batch: int) -> Device:
@@ -148,4 +147,4 @@ def test_an_error_of_the_accelerator_is_a_fault() -> None:
 def test_the_gpu_gives_what_the_processor_gives() -> None:
     on_gpu, on_cpu, four = small_device("cuda"), small_device("cpu"), pictures(4)
     on_gpu.warm_up()
-    np.testing.assert_allclose(on_gpu.run(four, 4), on_cpu.run(four, 4), atol=1e-3)
+    np.testing.assert_allclose(on_gpu.run(four, 4).logits, on_cpu.run(four, 4).logits, atol=1e-2)

@@ -25,8 +25,9 @@ from service.device import DeviceFault
 from service.engine import PROBE_S, Engine, main
 from service.errors import InferenceFailed
 from service.link import Link
+from service.outputs import Outputs, Wants
 from service.process import REFUSED
-from service.wire import Kind, Order
+from service.wire import Kind, Order, State
 from service.workers import Place
 
 
@@ -100,10 +101,10 @@ class TwoGates(FakeDevice):
         super().__init__()
         self.second_gate = threading.Event()
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> NDArray[np.float32]:
-        scores = super().run(pictures, padded_size, alone)
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs:
+        outputs = super().run(pictures, padded_size, alone, wants)
         assert padded_size == 1 or self.second_gate.wait(60)
-        return scores
+        return outputs
 
 
 async def test_a_full_run_is_handed_over_while_another_is_under_way_and_counts_from_its_end(path: Path) -> None:
@@ -205,7 +206,7 @@ async def test_a_device_that_has_long_done_nothing_is_probed(path: Path, monkeyp
     device = FakeDevice()
     async with running_engine(device, path) as engine:
         await until(lambda: device.probes >= 2)
-        assert engine._pulse().healthy
+        assert engine._pulse().state is State.WELL
 
 
 REFUSALS = [
@@ -219,7 +220,7 @@ REFUSALS = [
 @pytest.mark.parametrize(("settings", "complaint"), REFUSALS)
 def test_what_cannot_work_as_it_is_set_up_is_a_refusal_that_says_why(settings: dict[str, str], complaint: str) -> None:
     with capture_logs() as log, pytest.raises(SystemExit) as end:
-        main({"settings": settings, "listener": -1})
+        main({"name": "a model", "settings": settings, "listener": -1})
     assert end.value.code == REFUSED
     assert [line["event"] for line in log] == ["cannot start"]
     assert complaint in log[0]["reason"]
@@ -238,7 +239,9 @@ def test_an_engine_process_that_refuses_says_so_in_one_line_and_its_exit_status(
     assert process.stdin is not None
     assert process.stderr is not None
     with process.stdin as lifeline, process.stderr as log:
-        lifeline.write(json.dumps({"settings": {**settings, "log_format": "json"}, "listener": -1}) + "\n")
+        lifeline.write(
+            json.dumps({"settings": {**settings, "log_format": "json"}, "name": "a model", "listener": -1}) + "\n"
+        )
         lifeline.flush()
         assert process.wait(60) == REFUSED
         (line,) = log.read().splitlines()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
 from service.link import Link
-from service.wire import LENGTH, Answer, Kind, ModelCard, Order, Outcome
+from service.wire import LENGTH, Answer, Kind, ModelCard, Order, Outcome, State
 
 
 @pytest.fixture
@@ -45,6 +45,12 @@ async def nothing_unforeseen() -> AsyncIterator[None]:
     assert unforeseen == []
 
 
+def free(link: Link) -> int:
+    """How many slots can be lent now."""
+    assert link._session is not None
+    return len(link._session._free)
+
+
 async def test_every_picture_gets_its_own_scores(device: FakeDevice, path: Path) -> None:
     numbers = [random.Random(1).randrange(256) for _ in range(300)]
     async with running_engine(device, path, limit=512), linked(path, 200) as one, linked(path, 200) as other:
@@ -62,7 +68,7 @@ async def test_slots_are_all_free_again_after_many_random_cancellations(device: 
                 asyncio.get_running_loop().call_later(dice.random() * 0.01, task.cancel)
             for number, result in enumerate(await asyncio.gather(*asked, return_exceptions=True)):
                 assert result == number or isinstance(result, asyncio.CancelledError)
-        await until(lambda: len(link._free) == 32)
+        await until(lambda: free(link) == 32)
 
 
 async def test_cancelling_one_of_three_leaves_the_others_and_never_runs(device: FakeDevice, path: Path) -> None:
@@ -99,7 +105,7 @@ async def test_a_slot_that_a_decoder_still_writes_to_is_not_lent_again(device: F
         with pytest.raises(Overloaded), link.slot():
             pass
         go_on.set()
-        await until(lambda: link._free)
+        await until(lambda: free(link))
         assert await ask(link, 7) == 7
 
 
@@ -113,7 +119,7 @@ async def test_a_slot_on_the_device_is_not_lent_again_before_the_answer(device: 
         with pytest.raises(Overloaded), link.slot():
             pass
         device.gate.set()
-        await until(lambda: link._free)
+        await until(lambda: free(link))
 
 
 async def test_pictures_under_way_when_the_engine_dies_go_to_the_next_one(device: FakeDevice, path: Path) -> None:
@@ -138,7 +144,7 @@ async def test_pictures_under_way_when_the_engine_dies_go_to_the_next_one(device
             assert [await asked[2], await asked[3]] == [2, 3]
             assert sorted(itertools.chain.from_iterable(second.batches)) == [2, 3]
             assert await ask(link, 9) == 9
-            await until(lambda: len(link._free) == 64)
+            await until(lambda: free(link) == 64)
 
 
 async def test_who_leaves_just_when_the_answer_comes_and_the_engine_dies_leaves_in_peace(
@@ -148,13 +154,15 @@ async def test_who_leaves_just_when_the_answer_comes_and_the_engine_dies_leaves_
     async with running_engine(device, path), linked(path) as link:
         task = asyncio.create_task(ask(link, 1))
         await device.under_way()
-        (number,) = link._sent
-        link._received(Answer(Outcome.OK, number).encode())  # all within one turn of the loop
-        link._disconnected()
+        session = link._session
+        assert session is not None
+        (number,) = session._sent
+        session.received(Answer(Outcome.OK, number).encode())  # all within one turn of the loop
+        session.disconnect()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert len(link._free) == 64
+        assert free(link) == 64
 
 
 async def test_another_model_gets_nothing_that_was_meant_for_the_last(device: FakeDevice, path: Path) -> None:
@@ -165,7 +173,8 @@ async def test_another_model_gets_nothing_that_was_meant_for_the_last(device: Fa
         async with running_engine(device, path):
             await until(lambda: link.ailments() == [])
             loaded = slots.enter_context(link.slot())
-            assert await link.load(loaded, painted(1)) == CARD
+            assert loaded.card == CARD
+            await link.load(loaded, painted(1))
             sent = asyncio.create_task(ask(link, 2))
             await device.under_way()
         second = FakeDevice()
@@ -176,7 +185,7 @@ async def test_another_model_gets_nothing_that_was_meant_for_the_last(device: Fa
                     await attempt
             slots.close()
             assert await asyncio.gather(*[ask(link, number) for number in range(4)]) == [0, 1, 2, 3]
-            assert len(link._free) == 4
+            assert free(link) == 4
     assert sorted(itertools.chain.from_iterable(second.batches)) == [0, 1, 2, 3]
 
 
@@ -206,7 +215,7 @@ async def test_whatever_happens_everyone_gets_what_is_theirs(path: Path, seed: i
                 assert isinstance(task.exception(), InferenceFailed)
             else:
                 assert task.result() == number
-        assert len(one._free) == len(other._free) == 256
+        assert free(one) == free(other) == 256
 
 
 async def test_what_cannot_be_scored_fails_alone(device: FakeDevice, path: Path) -> None:
@@ -263,7 +272,7 @@ async def test_a_worker_that_leaves_takes_only_its_own_pictures_along(device: Fa
             gone += [asyncio.create_task(ask(leaving, number)) for number in (2, 3)]
             kept = asyncio.create_task(ask(staying, 4))
             await until(lambda: engine._queue.depth == 3)
-            leaving._channel.close()  # type: ignore[union-attr]
+            leaving._session._channel.close()  # type: ignore[union-attr]
             await until(lambda: len(engine._workers) == 1)
             for task in gone:
                 task.cancel()
@@ -404,7 +413,7 @@ async def test_silence_and_a_stuck_run_are_ailments(
         asked = asyncio.create_task(ask(link, 1))
         await device.under_way()
         monkeypatch.setattr("service.engine.STUCK_S", 0.0)  # nobody wants to wait for as long as that
-        await until(lambda: not engine._pulse().healthy)
+        await until(lambda: engine._pulse().state is State.AILING)
         await until(lambda: "the device is not well" in "".join(link.ailments()))
         monkeypatch.setattr("service.link.SILENCE_S", -1.0)
         assert "silent" in link.ailments()[0]

@@ -9,9 +9,9 @@ from running import environment
 
 COUNT = """
 from service import metrics
-metrics.requests.labels("/predict", "ok").inc(2)
+metrics.requests.labels("/predict", "m", "ok").inc(2)
 metrics.stage_seconds.labels("decode").observe(0.004)
-metrics.queue_depth.set(3)
+metrics.queue_depth.labels("m").set(3)
 """
 SHOW = "from service import metrics; print(metrics.exposition().decode())"
 FORGET = "import sys; from service import metrics; metrics.forget(int(sys.argv[1]))"
@@ -30,15 +30,15 @@ def test_all_processes_are_one_truth_and_the_dead_keep_what_they_counted(tmp_pat
     folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     ended = [python(COUNT, **folder)[0] for _ in range(2)]
     _, text = python(SHOW, **folder)
-    assert 'volo_requests_total{endpoint="/predict",outcome="ok"} 4.0' in text
+    assert 'volo_requests_total{endpoint="/predict",model="m",outcome="ok"} 4.0' in text
     assert 'volo_stage_seconds_bucket{le="0.005",stage="decode"} 2.0' in text
     assert 'volo_stage_seconds_bucket{le="0.0025",stage="decode"} 0.0' in text
     assert 'volo_stage_seconds_count{stage="decode"} 2.0' in text
-    assert "volo_queue_depth 6.0" in text
+    assert 'volo_queue_depth{model="m"} 6.0' in text
     python(FORGET, str(ended[0]), **folder)
     _, text = python(SHOW, **folder)
-    assert 'volo_requests_total{endpoint="/predict",outcome="ok"} 4.0' in text
-    assert "volo_queue_depth 3.0" in text
+    assert 'volo_requests_total{endpoint="/predict",model="m",outcome="ok"} 4.0' in text
+    assert 'volo_queue_depth{model="m"} 3.0' in text
 
 
 def test_the_first_process_makes_the_directory_and_removes_it(tmp_path: Path) -> None:

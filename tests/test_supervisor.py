@@ -48,7 +48,7 @@ def test_it_names_what_is_in_a_picture(service: Service) -> None:
 
 def test_titles_say_who_is_who(service: Service) -> None:
     assert Path(f"/proc/{service.process.pid}/cmdline").read_text().startswith("volo: supervisor")
-    assert sorted(service.children) == ["volo: engine cpu", "volo: worker 0", "volo: worker 1"]
+    assert sorted(service.children) == ["volo: engine embedded cpu", "volo: worker 0", "volo: worker 1"]
 
 
 def test_http_workers_stay_small(service: Service) -> None:
@@ -91,13 +91,13 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(service: Service)
 
 
 def test_a_killed_engine_is_replaced_and_counted(service: Service) -> None:
-    killed = service.children["volo: engine cpu"]
+    killed = service.children["volo: engine embedded cpu"]
     os.kill(killed, signal.SIGKILL)
     until(lambda: not service.is_ready())
     refused = service.predict()
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
-    until(lambda: service.children.get("volo: engine cpu", killed) != killed and service.is_ready())
+    until(lambda: service.children.get("volo: engine embedded cpu", killed) != killed and service.is_ready())
     assert service.predict().status_code == 200
     assert counted(service, "volo_engine_restarts_total") == 1
 

@@ -79,14 +79,14 @@ def test_one_picture_alone_gives_what_it_gives_in_a_batch_of_eight() -> None:
 def test_the_logits_are_the_class_tokens_and_half_of_the_loudest_patchs() -> None:
     model, x = golden_model(SMALL), noise(2, 3, 3, 32, 32).float()
     with torch.inference_mode():
-        heads = model.heads(x)
+        heads = model.heads(model.tokens(x))
         assert (heads.cls.shape, heads.aux.shape) == ((3, 5), (3, 16, 5))
         torch.testing.assert_close(model(x), heads.cls + 0.5 * heads.aux.max(dim=1).values, atol=0, rtol=0)
 
 
 def test_every_parameter_takes_part_in_the_answer() -> None:
     model = golden_model(SMALL).train()
-    heads = model.heads(noise(3, 2, 3, 32, 32).float())
+    heads = model.heads(model.tokens(noise(3, 2, 3, 32, 32).float()))
     loss = heads.cls.square().sum() + heads.aux.square().sum()
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert [name for (name, _), slope in zip(model.named_parameters(), gradients, strict=True) if not slope.any()] == []

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from models.labels import Label
-from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, decode_report
+from service.outputs import Wants
+from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
 
-CARD = ModelCard("volo", "cpu", 5, 0.96, (Label("crane", "n1"), Label("crâne"), Label("cat", "n3")))
+CARD = ModelCard("volo", "cpu", 5, 0.96, 2, 7, (Label("crane", "n1"), Label("crâne"), Label("cat", "n3")))
 
 
 def test_a_card_arrives_as_it_was() -> None:
@@ -19,9 +20,9 @@ def test_a_card_arrives_as_it_was() -> None:
 
 
 def test_messages_arrive_as_they_were_and_are_small() -> None:
-    order = Order(Kind.CANCEL, 7, 1.5, 2.5)
+    order = Order(Kind.CANCEL, 7, 1.5, 2.5, Wants.EVIDENCE, background=True)
     assert Order.decode(order.encode()) == order
-    for report in (Answer(Outcome.FAILED, 3, 8, 0.25, 0.5, 1.0), Pulse(True, 4, 0.25, 0.5, 2.0)):
+    for report in (Answer(Outcome.FAILED, 3, 8, 0.25, 0.5, 1.0), Pulse(State.AILING, 4, 0.25, 0.5, 2.0)):
         assert decode_report(report.encode()) == report
         assert len(report.encode()) == Answer.FORMAT.size <= 32
 
@@ -33,16 +34,31 @@ def test_every_outcome_can_be_told_from_a_pulse() -> None:
 def test_both_ends_of_a_slab_see_the_same_memory_and_slots_do_not_overlap() -> None:
     mine = Slab.create(3, CARD)
     theirs = Slab(mine.fd, 3, CARD)
+    assert theirs.outputs.features is not None
+    assert theirs.outputs.evidence is not None
     for slot in range(3):
         mine.pixels[slot] = slot + 1
-        theirs.scores[slot] = slot + 0.5
+        theirs.outputs.logits[slot] = slot + 0.5
+        theirs.outputs.features[slot] = slot + 0.25
+        theirs.outputs.evidence.labels[slot] = slot
+        theirs.outputs.evidence.maps[slot] = slot + 0.125
     for slot in range(3):
+        outputs = mine.outputs.of(slot)
+        assert outputs.features is not None
+        assert outputs.evidence is not None
         assert (theirs.pixels[slot] == slot + 1).all()
-        assert (mine.scores[slot] == np.float32(slot + 0.5)).all()
+        assert (outputs.logits == np.float32(slot + 0.5)).all()
+        assert (outputs.features == np.float32(slot + 0.25)).all()
+        assert (outputs.evidence.labels == slot).all()
+        assert (outputs.evidence.maps == np.float32(slot + 0.125)).all()
     assert mine.pixels.shape == (3, 5, 5, 3)
-    assert mine.scores.shape == (3, 3)
-    assert mine.scores.dtype == np.float32
-    assert mine.scores.ctypes.data % 64 == 0
+    assert mine.outputs.logits.shape == (3, 3)
+    assert mine.outputs.features is not None
+    assert mine.outputs.evidence is not None
+    assert mine.outputs.features.shape == (3, 7)
+    assert mine.outputs.evidence.labels.shape == (3, 3)  # for as many labels as there are
+    assert mine.outputs.evidence.maps.shape == (3, 3, 2, 2)
+    assert mine.outputs.logits.ctypes.data % 64 == 0
 
 
 def test_a_slab_takes_its_descriptor_along() -> None:

@@ -30,6 +30,7 @@ from service.bench.crew import Closed
 from service.bench.figures import Figures
 from service.bench.progress import shown
 from service.bench.stand import built
+from service.outputs import Outputs, Wants
 from service.settings import Settings
 from service.terminal import print_table
 from service.wire import ModelCard
@@ -42,14 +43,14 @@ _POLL_S = 0.05
 
 
 class Nothing:
-    """A device that has the same scores for every picture, at once."""
+    """A device that says the same of every picture, at once."""
 
     def __init__(self, classes: int) -> None:
-        self._scores = np.random.default_rng(0).dirichlet(np.ones(classes)).astype(np.float32)
+        self._logits = np.random.default_rng(0).standard_normal(classes).astype(np.float32)
 
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool) -> NDArray[np.float32]:
-        """Scores [len(pictures), classes]."""
-        return np.broadcast_to(self._scores, (len(pictures), self._scores.size))
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs:
+        """The same logits for each; nothing else is asked of it."""
+        return Outputs(np.broadcast_to(self._logits, (len(pictures), self._logits.size)))
 
     def probe(self) -> None:
         """It is well."""
@@ -73,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def nothing_card(image_size: int, classes: int) -> ModelCard:
     """What the device that computes nothing serves."""
-    return ModelCard("nothing", "cpu", image_size, 1.0, tuple(Label(f"class {index}") for index in range(classes)))
+    labels = tuple(Label(f"class {index}") for index in range(classes))
+    return ModelCard("nothing", "cpu", image_size, 1.0, grid_size=1, feature_size=1, labels=labels)
 
 
 def cropped(image_size: int) -> bytes:
@@ -119,7 +121,7 @@ def _engine(listener: socket.socket, card: ModelCard) -> None:
 
     setproctitle("volo: engine")
     costs = Costs({2**step: _COST_S for step in range(_LARGEST.bit_length())}, padded=False)
-    run(Engine(Nothing(len(card.labels)), card, Queue(1024, costs)), listener)
+    run(Engine(Nothing(len(card.labels)), card, Queue(1024, costs)), listener, patience_s=1.0)
 
 
 def _worker(listener: socket.socket, engine: str) -> None:
@@ -132,7 +134,8 @@ def _worker(listener: socket.socket, engine: str) -> None:
     worker.main(
         {
             "settings": settings.model_dump(mode="json"),
-            "engine": engine,
+            "engines": {settings.model: engine},
+            "control": "",
             "listener": listener.detach(),
             "number": 0,
             "url": "",

@@ -115,7 +115,8 @@ def measure(photo: str, files: Sequence[bytes], seen: View, way: Way, seconds: f
 def _read(data: bytes, seen: View, way: Way) -> tuple[Image.Image, Extent | None]:
     if way.exact:
         return decode(data, way.max_pixels), None
-    return decode_reduced(data, way.max_pixels, enough_for(seen.size, seen.part))
+    image, extent, _ = decode_reduced(data, way.max_pixels, enough_for(seen.size, seen.part))
+    return image, extent
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

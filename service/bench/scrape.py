@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 Readings = Mapping[tuple[str, str], float]
-"""Values by the sample's name and its one label's value, if it has one."""
+"""Values by the sample's name and its stage or endpoint, if it has one; of all models together."""
 
 _WAIT_S = 10.0
 
@@ -31,20 +32,19 @@ def model(url: str) -> str:
     try:
         with urlopen(f"{url}/health", timeout=_WAIT_S) as reply:
             health = json.load(reply)
-            return f"{health['model']} on {health['device']}"
+            return ", ".join(f"{model['name']} on {model['device']}" for model in health["models"])
     except (URLError, OSError, ValueError, TypeError, KeyError):
         return ""
 
 
 def parse(text: str) -> Readings:
     """Our sums and counts in Prometheus' text format."""
-    return {
-        (sample.name, next(iter(sample.labels.values()), "")): sample.value
-        for family in text_string_to_metric_families(text)
-        if family.name.startswith("volo_")
-        for sample in family.samples
-        if len(sample.labels) <= 1 and sample.name.endswith(("_sum", "_count", "_total"))
-    }
+    readings: dict[tuple[str, str], float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if family.name.startswith("volo_") and sample.name.endswith(("_sum", "_count", "_total")):
+                readings[sample.name, sample.labels.get("stage") or sample.labels.get("endpoint", "")] += sample.value
+    return readings
 
 
 def mean_batch(before: Readings, after: Readings) -> float | None:

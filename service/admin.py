@@ -1,0 +1,41 @@
+"""What only those who run the service may do: load a model anew."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from service.errors import ReloadFailed
+from service.inference import Models
+from service.process import Refused
+from service.settings import Settings
+
+Reload = Callable[[str | None], Awaitable[list[str]]]
+"""Loads the model of that name anew, or all of them: the names. It raises ``Refused`` if one cannot be."""
+
+
+class Reloaded(BaseModel):
+    reloaded: list[str] = Field(description="The models that answer from their new weights now.")
+
+
+def create_router(models: Models, settings: Settings) -> APIRouter:
+    """The routes for administrators."""
+    router = APIRouter(prefix="/admin", tags=["admin"])
+
+    @router.post("/reload")
+    async def reload(
+        request: Request,
+        model: Annotated[str | None, Query(description="Which model; all of them if none is named.")] = None,
+    ) -> Reloaded:
+        """Load weights anew from where they came from, beside the old ones, and go over to them between two runs.
+
+        It answers when the new weights do. If they cannot be loaded, the old ones go on.
+        """
+        name = None if model is None else models.name(model)
+        try:
+            return Reloaded(reloaded=await request.app.state.reload(name))
+        except Refused as refusal:
+            raise ReloadFailed(f"{refusal} The weights before it go on.") from None
+
+    return router

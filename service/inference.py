@@ -1,0 +1,188 @@
+"""One picture through a model: what every protocol's routes call, whatever they make of the answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.prediction import Prediction, softmax, top
+from models.preprocess import crop
+from service.accounting import Record
+from service.errors import EngineUnavailable, RetryableError, UnknownModel
+from service.images import decode, decode_reduced, enough_for
+from service.link import RETRY_S, Link
+from service.outputs import Evidence, Outputs, Wants
+from service.session import RESTART_S
+from service.settings import Settings
+from service.wire import ModelCard
+
+Picture = bytes | NDArray[np.uint8]
+"""A file in one of the formats that are read, or pixels [H, W, 3]."""
+
+BACKGROUND_PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a model says of one picture.
+
+    ``logits`` [classes] are in the order of the card's labels. ``features`` [C], the class token before the head, and
+    the evidence are there if they were wanted. ``size`` is the upright picture's width and height.
+    """
+
+    card: ModelCard
+    size: tuple[int, int]
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+    evidence: Evidence | None
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """Probabilities [classes]."""
+        return softmax(self.logits)
+
+    def top(self, k: int, threshold: float = 0.0) -> list[Prediction]:
+        """The ``k`` likeliest labels with at least ``threshold`` probability, the likeliest first."""
+        return top(self.scores, self.card.labels, k, threshold)
+
+
+class Models:
+    """The models that are served, by name; the first answers those who name none."""
+
+    def __init__(self, links: Mapping[str, Link], settings: Settings) -> None:
+        self._links = dict(links)
+        self._settings = settings
+        # Bulk work in the background leaves decoders and slots to those who wait for an answer.
+        self._background = asyncio.Semaphore(settings.max_batch)
+        self._background_decoding = asyncio.Semaphore(max(1, settings.decode_threads - 1))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._links)
+
+    def link(self, name: str | None = None) -> Link:
+        """The link to a model's engine.
+
+        Raises:
+            UnknownModel: none of that name is served.
+        """
+        return self._links[self.name(name)]
+
+    def name(self, name: str | None = None) -> str:
+        """The name itself, or the first model's; raise as ``link`` does."""
+        if name is None:
+            return next(iter(self._links))
+        if name not in self._links:
+            raise UnknownModel(f"No model {name!r:.80} is served; there is {', '.join(self._links)}.")
+        return name
+
+    def card(self, name: str | None = None) -> ModelCard:
+        """What is known of a model.
+
+        Raises:
+            UnknownModel: none of that name is served.
+            EngineUnavailable: it is not loaded yet.
+        """
+        card = self.link(name).card
+        if card is None:
+            raise EngineUnavailable("The model is not loaded yet.", RESTART_S)
+        return card
+
+    def ailments(self) -> list[str]:
+        """Why requests would not be answered well now; empty if they would, by every model."""
+        several = len(self._links) > 1
+        return [
+            f"{name}: {ailment}" if several else ailment
+            for name, link in self._links.items()
+            for ailment in link.ailments()
+        ]
+
+    async def infer(
+        self,
+        picture: Picture,
+        record: Record,
+        model: str | None = None,
+        wants: Wants = Wants.NONE,
+        *,
+        background: bool = False,
+    ) -> Inference:
+        """Decode, crop and score a picture, in a slot shared with the engine.
+
+        In the ``background`` it takes what others leave: it waits for room instead of being refused, and it has
+        ``BACKGROUND_PATIENCE_S`` instead of the request's deadline.
+
+        Raises:
+            UnknownModel: no model of that name is served.
+            ServiceError: as ``images.decode``, ``Link.slot`` and ``Link.classify`` do.
+        """
+        record.model = self.name(model)
+        link = self.link(model)
+        if background:
+            return await self._infer_patiently(picture, record, link, wants)
+        return await self._infer(picture, record, link, wants, record.arrival_s + self._settings.timeout_s)
+
+    async def _infer_patiently(self, picture: Picture, record: Record, link: Link, wants: Wants) -> Inference:
+        deadline_s = time.monotonic() + BACKGROUND_PATIENCE_S
+        while True:
+            try:
+                async with self._background:
+                    return await self._infer(picture, record, link, wants, deadline_s, background=True)
+            except RetryableError as error:
+                if time.monotonic() + error.retry_after_s > deadline_s:
+                    raise
+                await asyncio.sleep(max(error.retry_after_s, RETRY_S))
+
+    async def _infer(
+        self,
+        picture: Picture,
+        record: Record,
+        link: Link,
+        wants: Wants,
+        deadline_s: float,
+        background: bool = False,
+    ) -> Inference:
+        size = 0, 0
+
+        def load(pixels: NDArray[np.uint8], card: ModelCard) -> None:
+            nonlocal size
+            size = load_crop(picture, self._settings, pixels, card)
+
+        with link.slot() as slot:
+            async with self._background_decoding if background else nullcontext():
+                with record.stage("decode"):
+                    await link.load(slot, load)
+            answer = await link.classify(slot, deadline_s, wants, background=background)
+            record.stages.update(queue=answer.queue_s, device=answer.device_s)
+            return Inference(slot.card, size, *_taken(slot.outputs, wants))
+
+
+def _taken(outputs: Outputs, wants: Wants) -> Outputs:
+    """A copy of what is wanted: the slot will be somebody else's."""
+    evidence = outputs.evidence if wants & Wants.EVIDENCE else None
+    return Outputs(
+        outputs.logits.copy(),
+        outputs.features.copy() if outputs.features is not None and wants & Wants.FEATURES else None,
+        Evidence(evidence.labels.copy(), evidence.maps.copy()) if evidence else None,
+    )
+
+
+def load_crop(picture: Picture, settings: Settings, pixels: NDArray[np.uint8], card: ModelCard) -> tuple[int, int]:
+    """Decode a picture and write its crop into a slot's pixels: the upright picture's width and height."""
+    size, part = card.image_size, card.crop_pct
+    if not isinstance(picture, bytes):
+        image = Image.fromarray(picture)
+        crop(image, size, part, out=pixels)
+        return image.size
+    if settings.decode == "exact":
+        image = decode(picture, settings.max_pixels)
+        crop(image, size, part, out=pixels)
+        return image.size
+    reduced = decode_reduced(picture, settings.max_pixels, enough_for(size, part))
+    crop(reduced.image, size, part, out=pixels, within=reduced.extent)
+    return reduced.size

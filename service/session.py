@@ -1,0 +1,197 @@
+"""The HTTP worker's dealings with one engine: the slots that it lends, and the pictures it is owed an answer for."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
+from service.outputs import Outputs
+from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
+
+RESTART_S = 2.0
+"""What callers are told to wait while there is no engine."""
+
+
+class Slot:
+    """Room for one picture and what is said of it, lent to one request."""
+
+    def __init__(self, number: int, session: "Session") -> None:
+        slab = session.slab
+        self.number = number
+        self.session = session
+        self.card = slab.card
+        self.pixels = slab.pixels[number]
+        self.outputs: Outputs = slab.outputs.of(number)
+        self.user: asyncio.Future[Any] | None = None
+        """Done as soon as nobody else can touch the slot any more."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A picture the engine owes an answer for; sent again to the next engine if this one dies."""
+
+    order: Order
+    answer: asyncio.Future[Answer]
+    cancelled: bool = False
+
+
+class Session:
+    """So many slots for the model on the card. They outlive an engine that dies: the next one is sent what lies there.
+
+    ``pulse`` is the connected engine's last, None before its first.
+    """
+
+    def __init__(self, slots: int, card: ModelCard) -> None:
+        self.slab = Slab.create(slots, card)
+        self.pulse: Pulse | None = None
+        self.pulse_at_s = 0.0
+        self._free = [Slot(number, self) for number in range(slots)]
+        self._sent: dict[int, _Sent] = {}
+        self._channel: Channel | None = None
+        self._greeted = asyncio.Event()
+        self._dismissed = asyncio.Event()
+        self._emptied: asyncio.Future[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is an engine, as far as one can know."""
+        return self._channel is not None and not self._channel.closed.done()
+
+    @property
+    def under_way(self) -> int:
+        """How many pictures answers are owed for."""
+        return len(self._sent)
+
+    async def connect(self, channel: Channel) -> None:
+        """Go on with the engine at the other end, which has the slab, as soon as it has given its first pulse.
+
+        Raises:
+            ConnectionError: it has turned us away.
+        """
+        await _first(self._greeted, channel)
+        if channel.closed.done():
+            raise ConnectionError("the engine turned us away")
+        self._channel = channel
+        for sent in self._sent.values():
+            channel.send(sent.order.encode())
+
+    async def end(self) -> None:
+        """Return when the engine is gone, or wants to go."""
+        if self._channel:
+            await _first(self._dismissed, self._channel)
+
+    def disconnect(self) -> None:
+        """Hang up. Slots that nobody waits for are free again; the others wait for the next engine."""
+        if self._channel:
+            self._channel.close()
+        self._channel = self.pulse = None
+        self._greeted.clear()
+        self._dismissed.clear()
+        for sent in [sent for sent in self._sent.values() if sent.cancelled]:
+            self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
+
+    def abandon(self, error: EngineUnavailable) -> None:
+        """Hang up for good: whoever still waits gets the error."""
+        self.disconnect()
+        while self._sent:
+            self._sent.popitem()[1].answer.set_exception(error)
+
+    async def emptied(self) -> None:
+        """Return when no slot is lent any more, or the engine is gone."""
+        if len(self._free) < self.slab.slots and self._channel:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._emptied, self._channel.closed], return_when=asyncio.FIRST_COMPLETED)
+
+    @contextmanager
+    def slot(self) -> Iterator[Slot]:
+        """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
+
+        Raises:
+            Overloaded: none is free.
+            EngineUnavailable: there is no engine to send it to.
+        """
+        if not self.connected:
+            raise EngineUnavailable("The model is not loaded yet or is being restarted.", RESTART_S)
+        if not self._free:
+            raise Overloaded("Too many pictures are under way.", self._predicted_wait_s())
+        slot = self._free.pop()
+        slot.user = None
+        try:
+            yield slot
+        finally:
+            if slot.user is None or slot.user.done():
+                self._take_back(slot)
+            else:
+                slot.user.add_done_callback(lambda _: self._take_back(slot))
+
+    async def ask(self, slot: Slot, order: Order) -> Answer:
+        """Have the engine do what is ordered with the slot's picture; raise as ``Link.classify`` does."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        slot.user = answer
+        sent = self._sent[slot.number] = _Sent(order, answer)
+        if self._channel:
+            self._channel.send(order.encode())
+        try:
+            return _judged(await asyncio.shield(answer))
+        except asyncio.CancelledError:
+            self._cancel(sent)
+            raise
+
+    def received(self, message: bytes) -> None:
+        """Take in a message of the engine's. Raise ValueError if it makes no sense."""
+        report = decode_report(message)
+        if isinstance(report, Answer):
+            self._settle(report)
+            return
+        self.pulse, self.pulse_at_s = report, time.monotonic()
+        self._greeted.set()
+        if report.state is State.RETIRING:
+            self._dismissed.set()
+
+    def _take_back(self, slot: Slot) -> None:
+        self._free.append(slot)
+        if self._emptied and not self._emptied.done() and len(self._free) == self.slab.slots:
+            self._emptied.set_result(None)
+
+    def _predicted_wait_s(self) -> float:
+        return self.pulse.predicted_wait_s if self.pulse else RESTART_S
+
+    def _cancel(self, sent: _Sent) -> None:
+        if sent.answer.done():
+            return
+        sent.cancelled = True
+        if self._channel:
+            self._channel.send(Order(Kind.CANCEL, sent.order.slot).encode())
+        else:
+            self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
+
+    def _settle(self, answer: Answer) -> None:
+        sent = self._sent.pop(answer.slot, None)
+        if sent is None:
+            raise ValueError(f"an answer that nobody waits for: {answer}")
+        sent.answer.set_result(answer)
+
+
+async def _first(event: asyncio.Event, channel: Channel) -> None:
+    """Wait for the event, or for the other end to hang up."""
+    happening = asyncio.create_task(event.wait())
+    ends: list[asyncio.Future[Any]] = [happening, channel.closed]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        happening.cancel()
+
+
+def _judged(answer: Answer) -> Answer:
+    match answer.outcome:
+        case Outcome.OK:
+            return answer
+        case Outcome.REFUSED:
+            raise Overloaded("Too many pictures wait for the model.", answer.retry_after_s)
+        case Outcome.FAILED:
+            raise InferenceFailed("The model could not make sense of this picture.")
+        case _:
+            raise DeadlineExceeded("The picture's turn did not come in time.")
