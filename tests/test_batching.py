@@ -413,3 +413,88 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueueAgainstAList = QueueMachine.TestCase
 TestQueueAgainstAList.settings = settings(deadline=None, derandomize=True, max_examples=60, stateful_step_count=40)
+
+
+# In the background
+
+
+def behind(line: Queue, count: int) -> None:
+    """Submit jobs in the background; their keys are b0, b1 and so on."""
+    for number in range(count):
+        assert line.submit(Job(f"b{number}", 0.0, 100.0, background=True), 0.0) is None
+
+
+def test_the_background_waits_for_those_who_wait_for_an_answer() -> None:
+    line = queue()
+    behind(line, 3)
+    let_in(line, [10, 10])
+    first = line.take(0.0)
+    assert keys(first) == [0, 1]
+    assert line.take(0.0) is None
+    assert first is not None
+    line.finished(first, 0.6)
+    assert keys(line.take(0.6)) == ["b0"]
+
+
+def test_the_background_fills_places_that_would_be_empty() -> None:
+    line = queue()
+    behind(line, 3)
+    let_in(line, [10, 10, 10])
+    assert keys(line.take(0.0)) == [0, 1, 2, "b0"]
+
+
+def test_a_run_in_the_background_is_over_soon() -> None:
+    line = queue(seconds={1: 0.004, 2: 0.008, 4: 0.016, 8: 0.032})
+    behind(line, 8)
+    assert keys(line.take(0.0)) == ["b0", "b1", "b2", "b3"]
+
+
+def test_where_even_one_takes_long_the_background_runs_one_by_one() -> None:
+    line = queue()
+    behind(line, 8)
+    assert keys(line.take(0.0)) == ["b0"]
+
+
+def test_of_several_lanes_the_background_leaves_one_free() -> None:
+    line = queue(lanes=3)
+    behind(line, 5)
+    assert keys(line.take(0.0)) == ["b0"]
+    assert keys(line.take(0.0)) == ["b1"]
+    assert line.take(0.0) is None
+    let_in(line, [10])
+    assert keys(line.take(0.0)) == [0]
+
+
+def test_a_run_in_the_background_never_has_all_lanes_to_itself() -> None:
+    line = queue(lanes=2)
+    behind(line, 1)
+    batch = line.take(0.0)
+    assert keys(batch) == ["b0"]
+    assert batch is not None
+    assert not batch.alone
+
+
+def test_the_background_takes_nobodys_place_in_the_line() -> None:
+    line = queue(limit=2)
+    behind(line, 2)
+    refusal = line.submit(Job("b2", 0.0, 100.0, background=True), 0.0)
+    assert refusal is not None
+    assert refusal.reason == "queue_full"
+    let_in(line, [10, 10])
+    assert (line.depth, line.background_depth) == (2, 2)
+
+
+def test_jobs_in_the_background_can_be_cancelled_and_expire() -> None:
+    line = queue()
+    behind(line, 3)
+    assert line.cancel("b1")
+    assert not line.cancel("b1")
+    assert [job.key for job in line.expire(99.6)] == ["b0", "b2"]
+    assert line.background_depth == 0
+
+
+def test_a_key_waits_in_one_line_only() -> None:
+    line = queue()
+    behind(line, 1)
+    with pytest.raises(ValueError, match="already waiting"):
+        line.submit(Job("b0", 0.0, 10.0), 0.0)

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
 from service.link import Link
+from service.outputs import Wants
 from service.wire import LENGTH, Answer, Kind, ModelCard, Order, Outcome, State
 
 
@@ -419,3 +420,93 @@ async def test_silence_and_a_stuck_run_are_ailments(
         assert "silent" in link.ailments()[0]
         device.gate.set()
         assert await asked == 1
+
+
+async def test_a_retiring_engine_answers_what_it_has_and_its_successor_gets_the_rest(
+    device: FakeDevice, path: Path, tmp_path: Path
+) -> None:
+    device.gate.clear()
+    second, beside = FakeDevice(), tmp_path / "beside.sock"
+    async with running_engine(device, path) as engine, linked(path) as link:
+        before = [asyncio.create_task(ask(link, 1))]
+        await device.under_way()
+        before += [asyncio.create_task(ask(link, number)) for number in (2, 3)]
+        await until(lambda: engine._queue.depth == 2)
+        async with running_engine(second, beside):
+            beside.replace(path)
+            engine.retire()
+            old = link._session
+            await until(lambda: link._session is not old)
+            assert await asyncio.gather(*(ask(link, number) for number in (4, 5))) == [4, 5]
+            assert not any(task.done() for task in before)
+            device.gate.set()
+            assert await asyncio.gather(*before) == [1, 2, 3]
+            await until(engine._deserted.is_set)
+            assert sorted(itertools.chain.from_iterable(second.batches)) == [4, 5]
+            assert link.ailments() == []
+
+
+async def test_a_slot_lent_before_the_change_is_answered_by_the_engine_it_was_lent_for(
+    device: FakeDevice, path: Path, tmp_path: Path
+) -> None:
+    second, beside = FakeDevice(), tmp_path / "beside.sock"
+    larger = dataclasses.replace(CARD, image_size=16)
+    async with running_engine(device, path) as engine, linked(path) as link:
+        with link.slot() as slot:
+            async with running_engine(second, beside, card=larger):
+                beside.replace(path)
+                engine.retire()
+                await until(lambda: link.card == larger)
+                await link.load(slot, painted(7))
+                assert slot.card == CARD
+                await link.classify(slot, time.monotonic() + 30)
+                assert slot.outputs.logits.argmax() == 7
+                assert device.batches == [[7]]
+                assert await ask(link, 8) == 8
+
+
+async def test_pictures_that_a_retiring_engine_takes_along_when_it_dies_are_told(
+    device: FakeDevice, path: Path, tmp_path: Path
+) -> None:
+    device.gate.clear()
+    second, beside = FakeDevice(), tmp_path / "beside.sock"
+    async with linked(path, when_well=False) as link:
+        async with running_engine(device, path) as engine:
+            await until(lambda: link.ailments() == [])
+            lost = asyncio.create_task(ask(link, 1))
+            await device.under_way()
+            old = link._session
+            successor = asyncio.create_task(until(lambda: link._session is not old))
+            stack = await AsyncExitStack().__aenter__()
+            await stack.enter_async_context(running_engine(second, beside))
+            beside.replace(path)
+            engine.retire()
+            await successor
+        with pytest.raises(EngineUnavailable):
+            await lost
+        assert await ask(link, 2) == 2
+        await stack.aclose()
+
+
+async def test_an_engine_retires_at_once_when_nobody_is_there(device: FakeDevice, path: Path) -> None:
+    async with running_engine(device, path) as engine:
+        await until(lambda: hasattr(engine, "_accepting"))
+        engine.retire()
+        assert engine._deserted.is_set()
+
+
+async def test_the_background_is_scored_too_and_features_and_evidence_come_if_wanted(
+    device: FakeDevice, path: Path
+) -> None:
+    async with running_engine(device, path), linked(path) as link:
+        with link.slot() as slot:
+            await link.load(slot, painted(9))
+            wants = Wants.FEATURES | Wants.EVIDENCE
+            await link.classify(slot, time.monotonic() + 30, wants, background=True)
+            outputs = slot.outputs
+            assert outputs.features is not None
+            assert outputs.evidence is not None
+            assert outputs.features.tolist() == [9, 9, 9]
+            assert outputs.evidence.labels[0] == 9
+            assert outputs.evidence.maps[0].argmax() == 9
+    assert device.wants == [wants]
