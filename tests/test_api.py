@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from calling import application, calling, eventually, listening, outcomes, queue_depth, serving_engine
 from fakes import FakeDevice
@@ -14,6 +15,9 @@ from PIL import Image
 from running import CAT
 
 from service.api import PredictQuery, PredictReply
+from service.app import create_app
+from service.outputs import Wants
+from service.settings import Settings
 
 PICTURE = CAT.read_bytes()
 
@@ -261,3 +265,63 @@ async def test_who_leaves_while_their_picture_is_on_the_device_leaves_no_trace()
         device.gate.set()
         assert await (await Caller.to(port)).status() == 200
     assert outcomes() - before == {("/predict", "client_gone"): 1, ("/predict", "ok"): 1}
+
+
+# Evidence
+
+
+async def test_the_evidence_tells_where_each_label_is(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict?evidence=true&top_k=2", content=png(red=6, size=(20, 10)))
+    body = answer.json()
+    assert PredictReply.model_validate_json(answer.content, strict=True)
+    assert body["region"] == [0.25, 0.0, 0.75, 1.0]  # the middle square of a picture twice as wide as high
+    first, second = body["predictions"]
+    assert (first["index"], second["index"]) == (6, 1)
+    for each in (first, second):
+        assert each["evidence"]["patch"] == {"row": 1, "column": 2}  # of 4 x 4: the sixth, as the fake device has it
+        assert each["evidence"]["box"] == [0.5, 0.25, 0.625, 0.5]
+        assert np.array(each["evidence"]["map"]).argmax() == 6
+        assert "overlay" not in each["evidence"]
+
+
+async def test_the_evidence_is_drawn_if_that_is_asked_for(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict?evidence=true&overlay=true&top_k=1", content=png(red=6))
+    head, _, data = answer.json()["predictions"][0]["evidence"]["overlay"].partition(",")
+    assert head == "data:image/png;base64"
+    assert Image.open(BytesIO(base64.b64decode(data))).size == (8, 8)  # the model's
+
+
+async def test_evidence_is_for_labels_above_the_threshold(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict?evidence=true&threshold=0.5", content=png(red=6))
+    assert [each["index"] for each in answer.json()["predictions"]] == [6]
+
+
+async def test_without_being_asked_for_nothing_is_said_of_evidence() -> None:
+    device = FakeDevice()
+    async with serving_engine(device) as engine, calling(application(engine)) as client:
+        answer = await client.post("/predict", content=png(red=6))
+        assert "region" not in answer.json()
+        assert "evidence" not in answer.json()["predictions"][0]
+    assert device.wants == [Wants.NONE]
+
+
+@pytest.mark.parametrize("query", ["evidence=true&top_k=11", "overlay=true", "evidence=perhaps"])
+async def test_what_evidence_cannot_be_asked_for_is_said(client: httpx.AsyncClient, query: str) -> None:
+    answer = await client.post(f"/predict?{query}", content=png())
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+
+
+# Several models
+
+
+async def test_a_model_is_chosen_by_its_name_and_the_first_answers_otherwise() -> None:
+    one, other = FakeDevice(), FakeDevice()
+    async with serving_engine(one) as first, serving_engine(other) as second:
+        app = create_app(Settings(models="a,b"), {"a": first, "b": second})
+        async with calling(app) as client:
+            for query in ("", "?model=a", "?model=b"):
+                assert (await client.post(f"/predict{query}", content=png(7))).status_code == 200
+            unknown = await client.post("/predict?model=c", content=png(7))
+    assert (len(one.batches), len(other.batches)) == (2, 1)
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
+    assert "there is a, b" in unknown.json()["detail"]
