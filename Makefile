@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve test check bench
+.PHONY: install serve test check bench perf-analyzer
 
 install: .venv/installed
 
@@ -21,6 +21,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# Triton's load generator for its protocol, whose test is skipped without it; it also wants Debian's libb64-0d.
+# Newer clients come without it, and this one's Python part is not used.
+perf-analyzer: install
+	test -x .venv/perf_analyzer/bin/perf_analyzer || $(BIN)/python -m pip install --quiet --no-deps \
+		--target .venv/perf_analyzer tritonclient==2.50.0 nvidia-cuda-runtime-cu12==12.9.79
 
 bench: install
 	$(BIN)/volo bench model

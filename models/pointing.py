@@ -24,6 +24,8 @@ from models.preprocess import region
 
 BATCH_SIZE = 128
 
+_Point = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Hits:
@@ -46,7 +48,8 @@ def play(classifier: Classifier, shard: Path) -> Hits:
     examples = list(iterate_examples([shard]))
     with np.load(shard) as arrays:
         boxes = arrays["boxes"].astype(float)
-    answered, true, sizes = [], [], []
+    answered, true = list[_Point](), list[_Point]()
+    sizes = list[tuple[int, int]]()
     for start in tqdm(range(0, len(examples), BATCH_SIZE), "pointing", unit="batch"):
         images = [read_image(image) for image, _ in examples[start : start + BATCH_SIZE]]
         truth = torch.tensor([label for _, label in examples[start : start + BATCH_SIZE]])
@@ -67,9 +70,7 @@ def play(classifier: Classifier, shard: Path) -> Hits:
 
 
 @torch.inference_mode()
-def _points(
-    classifier: Classifier, tokens: Tensor, classes: Tensor, sizes: Sequence[tuple[int, int]]
-) -> list[tuple[float, float]]:
+def _points(classifier: Classifier, tokens: Tensor, classes: Tensor, sizes: Sequence[tuple[int, int]]) -> list[_Point]:
     """The middle of the loudest patch for each picture's class, as fractions of its width and height."""
     points = []
     for patches, size in zip(classifier.model.evidence(tokens, classes[:, None]).float().cpu(), sizes, strict=True):
@@ -81,8 +82,7 @@ def _points(
 
 def _hits(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether each of the points [n, 2] lies in its box [n, 4]."""
-    hits: NDArray[np.bool_] = ((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).all(axis=1)
-    return hits
+    return np.asarray(((points >= boxes[:, :2]) & (points <= boxes[:, 2:])).all(axis=1), np.bool_)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service import admin, api, errors, logs, metrics
+from service import admin, api, embeddings, errors, hugging_face, logs, metrics, open_inference, torchserve
 from service.accounting import Accounting, Record
 from service.decoders import Decoders
 from service.engine_host import engine_hosts
@@ -71,7 +71,8 @@ def create_app(
     app.state.models = models
     app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
-    routers = [api.create_router(models, settings), admin.create_router(models, settings)]
+    rooms = (api, embeddings, open_inference, hugging_face, torchserve, admin)
+    routers = [room.create_router(models, settings) for room in rooms]
     app.router.routes[:0] = [route for router in routers for route in router.routes]
     app.add_exception_handler(errors.ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -26,14 +26,15 @@ _BASE64 = "The value of image is not base64."
 _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
 
 
-async def read_picture(request: Request, max_bytes: int) -> bytes:
-    """The bytes of the picture that a request carries: as its body, as a form's `file`, or as base64 in JSON.
+async def read_picture(request: Request, max_bytes: int, field: str | None = "file") -> bytes:
+    """The bytes of the picture that a request carries: as its body, as a form's file, or as base64 in JSON.
 
     The body is read as a stream and no further than it may be long; nothing is kept on disk.
 
     Args:
         request: its body must not have been read yet.
         max_bytes: limit on the picture itself, without what a form or base64 adds to it.
+        field: what a form's file must be called; None allows any name.
 
     Raises:
         UnsupportedType: the body is of another kind, or compressed.
@@ -42,23 +43,35 @@ async def read_picture(request: Request, max_bytes: int) -> bytes:
         MalformedBody: the body is not what its Content-Type says, or holds no picture.
         ClientGone: the caller left while the body was read.
     """
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedType("Compressed bodies are not read; send the picture without a Content-Encoding.")
     kind, options = parse_options_header(request.headers.get("content-type"))
     extract = _extractor(kind.decode("latin-1"))
-    # base64 makes 4 bytes of 3, or a little more with line breaks; a form adds its headers
-    max_body_bytes = max_bytes if extract is _from_raw else max_bytes * 3 // 2 + 65536
-    too_many = TooManyBytes(f"The picture has more than the {max_bytes:,} bytes that are allowed.")
-    body = await _read(request, max_body_bytes, too_many)
-    picture = extract(body, options) if body else b""
+    body = await read_body(request, max_bytes, encoded=extract is not _from_raw)
+    picture = extract(body, options, field) if body else b""
+    return checked(picture, max_bytes)
+
+
+def checked(picture: bytes, max_bytes: int) -> bytes:
+    """The picture itself, if there is one of at most so many bytes.
+
+    Raises:
+        EmptyBody: there is none.
+        TooManyBytes: it is larger.
+    """
     if not picture:
         raise EmptyBody(f"There is no picture in the request. {_BODIES}")
     if len(picture) > max_bytes:
-        raise too_many
+        raise _too_many(max_bytes)
     return picture
 
 
-async def _read(request: Request, limit: int, too_many: TooManyBytes) -> bytes:
+async def read_body(request: Request, max_bytes: int, *, encoded: bool = False) -> bytes:
+    """A request's whole body, with at most ``max_bytes`` of a picture in it, as it is or ``encoded``; raises as
+    ``read_picture`` does."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedType("Compressed bodies are not read; send the picture without a Content-Encoding.")
+    # base64 makes 4 bytes of 3, or a little more with line breaks; a form adds its headers
+    limit = max_bytes * 3 // 2 + 65536 if encoded else max_bytes
+    too_many = _too_many(max_bytes)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise too_many
@@ -75,15 +88,19 @@ async def _read(request: Request, limit: int, too_many: TooManyBytes) -> bytes:
     return b"".join(chunks)
 
 
-def _from_raw(body: bytes, options: _Options) -> bytes:
+def _too_many(max_bytes: int) -> TooManyBytes:
+    return TooManyBytes(f"The picture has more than the {max_bytes:,} bytes that are allowed.")
+
+
+def _from_raw(body: bytes, options: _Options, field: str | None) -> bytes:
     return body
 
 
-def _from_form(body: bytes, options: _Options) -> bytes:
+def _from_form(body: bytes, options: _Options, field: str | None) -> bytes:
     files: list[File] = []
 
     def take(part: File | Field) -> None:
-        if files or not isinstance(part, File) or part.field_name != b"file":
+        if files or not isinstance(part, File) or (field and part.field_name != field.encode()):
             raise MalformedBody(_FORM)
         files.append(part)
 
@@ -104,18 +121,22 @@ class _JsonBody(BaseModel):
     image: str
 
 
-def _from_json(body: bytes, options: _Options) -> bytes:
+def _from_json(body: bytes, options: _Options, field: str | None) -> bytes:
     try:
         text = _JsonBody.model_validate_json(body).image
     except ValidationError as error:
         raise MalformedBody(_JSON) from error
+    return from_base64(text)
+
+
+def from_base64(text: str) -> bytes:
+    """Bytes of base64, of its URL-safe kind or of a data URI, with or without line breaks and padding.
+
+    Raises:
+        MalformedBody: the text is something else, as a URL.
+    """
     if re.match(r"\s*https?://", text, re.IGNORECASE):
         raise MalformedBody("Pictures are not fetched from URLs; send the picture itself, as base64.")
-    return _from_base64(text)
-
-
-def _from_base64(text: str) -> bytes:
-    """Bytes of base64, of its URL-safe kind or of a data URI, with or without line breaks and padding."""
     if text[:5].lower() == "data:":
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
@@ -127,7 +148,9 @@ def _from_base64(text: str) -> bytes:
         raise MalformedBody(_BASE64) from error
 
 
-_EXTRACTORS: dict[str, Callable[[bytes, _Options], bytes]] = {
+_Extract = Callable[[bytes, _Options, str | None], bytes]
+
+_EXTRACTORS: dict[str, _Extract] = {
     "": _from_raw,
     "application/octet-stream": _from_raw,
     "application/x-www-form-urlencoded": _from_raw,  # what `curl --data-binary` says unless told otherwise
@@ -136,7 +159,7 @@ _EXTRACTORS: dict[str, Callable[[bytes, _Options], bytes]] = {
 }
 
 
-def _extractor(kind: str) -> Callable[[bytes, _Options], bytes]:
+def _extractor(kind: str) -> _Extract:
     if kind.startswith("image/"):
         return _from_raw
     try:

@@ -1,0 +1,110 @@
+"""Hugging Face's image classification, as ``huggingface_hub.InferenceClient`` asks for it.
+
+The client sends the picture itself, or with parameters ``{"inputs": "<base64>", "parameters": {...}}``
+(https://huggingface.co/docs/inference-providers/tasks/image-classification).
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.prediction import top
+from service.accounting import Record
+from service.dialects import inlined, speaking
+from service.errors import MalformedBody, ServiceError
+from service.inference import Inference, Models
+from service.patience import Patience
+from service.settings import Settings
+from service.uploads import checked, from_base64, read_body, read_picture
+
+_JSON = 'A JSON body must be {"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}.'
+
+
+class Parameters(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int = Field(5, ge=1, le=1000, description="How many labels at most.")
+    function_to_apply: Literal["softmax", "sigmoid", "none"] = Field(
+        "softmax", description="What makes scores of the model's logits."
+    )
+
+
+class Asked(BaseModel):
+    inputs: str = Field(description="The picture, as base64 or as a data URI.")
+    parameters: Parameters = Parameters()
+
+
+class LabelScore(BaseModel):
+    label: str
+    score: float
+
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": inlined(Asked)},
+        },
+    }
+}
+
+
+def create_router(models: Models, settings: Settings) -> APIRouter:
+    """The routes of the Hugging Face Inference API."""
+    router = APIRouter(tags=["Hugging Face"], route_class=speaking(_words))
+
+    @router.post("/hf/{model}", openapi_extra=BODY)
+    async def classify_by(model: str, request: Request) -> list[LabelScore]:
+        """Name what is in a picture, by the model of that name."""
+        return await _classify(request, models, settings, model)
+
+    @router.post("/hf", openapi_extra=BODY)
+    async def classify(request: Request) -> list[LabelScore]:
+        """Name what is in a picture: give this address to `InferenceClient` as its model."""
+        return await _classify(request, models, settings, None)
+
+    return router
+
+
+async def _classify(request: Request, models: Models, settings: Settings, model: str | None) -> list[LabelScore]:
+    record: Record = request.state.record
+    async with Patience(settings.timeout_s) as patience:
+        with record.stage("receive"):
+            picture, parameters = await _read(request, settings)
+        patience.watch(request)
+        inference = await models.infer(picture, record, model)
+    scores = _scores(inference, parameters)
+    return [
+        LabelScore(label=each.label, score=each.score)
+        for each in top(scores, inference.card.labels, parameters.top_k, threshold=-np.inf)
+    ]
+
+
+async def _read(request: Request, settings: Settings) -> tuple[bytes, Parameters]:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return await read_picture(request, settings.max_bytes), Parameters()
+    body = await read_body(request, settings.max_bytes, encoded=True)
+    try:
+        asked = Asked.model_validate_json(body)
+    except ValidationError as error:
+        raise MalformedBody(_JSON) from error
+    return checked(from_base64(asked.inputs), settings.max_bytes), asked.parameters
+
+
+def _scores(inference: Inference, parameters: Parameters) -> NDArray[np.float32]:
+    match parameters.function_to_apply:
+        case "softmax":
+            return inference.scores
+        case "sigmoid":
+            return np.asarray(1 / (1 + np.exp(-inference.logits)), np.float32)
+        case "none":
+            return inference.logits
+
+
+def _words(error: ServiceError, status: int) -> dict[str, Any]:
+    return {"error": error.detail, "code": error.code}

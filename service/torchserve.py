@@ -1,0 +1,78 @@
+"""TorchServe's REST interface, for those who served images with it (https://docs.pytorch.org/serve/rest_api.html).
+
+TorchServe is no longer maintained. Its ``image_classifier`` answers ``{"label": score, ...}``, and so does this.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from models.prediction import Prediction
+from service.accounting import Record
+from service.api import PICTURE_BODY
+from service.dialects import speaking
+from service.errors import ServiceError
+from service.inference import Models
+from service.patience import Patience
+from service.settings import Settings
+from service.uploads import read_picture
+
+TOP_K = 5
+"""As many labels as TorchServe's handler answers."""
+
+
+class Ping(BaseModel):
+    status: str = Field(description="Healthy, or Unhealthy with the status 503.")
+
+
+class ModelEntry(BaseModel):
+    modelName: str
+    modelUrl: str
+
+
+class ModelList(BaseModel):
+    models: list[ModelEntry]
+
+
+def create_router(models: Models, settings: Settings) -> APIRouter:
+    """The routes of TorchServe's inference and management interfaces that clients ask."""
+    router = APIRouter(tags=["TorchServe"], route_class=speaking(_words))
+
+    @router.post("/predictions/{model}", openapi_extra=PICTURE_BODY)
+    @router.put("/predictions/{model}", openapi_extra=PICTURE_BODY)
+    async def predict(model: str, request: Request) -> dict[str, float]:
+        """Name what is in a picture: each label with its score, the likeliest first."""
+        record: Record = request.state.record
+        async with Patience(settings.timeout_s) as patience:
+            with record.stage("receive"):
+                picture = await read_picture(request, settings.max_bytes, field=None)
+            patience.watch(request)
+            inference = await models.infer(picture, record, model)
+        return by_label(inference.top(TOP_K))
+
+    @router.get("/ping", response_model=Ping, responses={503: {"model": Ping}})
+    async def ping() -> Response:
+        """Whether a picture sent now would be answered."""
+        ailing = bool(models.ailments())
+        return JSONResponse({"status": "Unhealthy" if ailing else "Healthy"}, 503 if ailing else 200)
+
+    @router.get("/models")
+    async def list_models() -> ModelList:
+        """The models that are served."""
+        return ModelList(models=[ModelEntry(modelName=name, modelUrl=name) for name in models.names])
+
+    return router
+
+
+def by_label(found: list[Prediction]) -> dict[str, float]:
+    """Scores by label. Of two classes that are called alike, as ImageNet's cranes, the second says its index too."""
+    told: dict[str, float] = {}
+    for each in found:
+        told[f"{each.label} ({each.index})" if each.label in told else each.label] = each.score
+    return told
+
+
+def _words(error: ServiceError, status: int) -> dict[str, Any]:
+    return {"code": status, "type": type(error).__name__, "message": error.detail}

@@ -1,0 +1,279 @@
+"""The Open Inference Protocol, asked by Triton's own client and its perf_analyzer."""
+
+import asyncio
+import base64
+import json
+import shutil
+import struct
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from calling import application, calling, listening, outcomes, serving_engine
+from fakes import CLASSES, FakeDevice
+from PIL import Image
+from running import ROOT, environment
+from tritonclient.utils import InferenceServerException
+
+T = TypeVar("T")
+
+
+def png(red: int, size: tuple[int, int] = (20, 10)) -> bytes:
+    """A picture of the class ``red``, as the device takes it."""
+    file = BytesIO()
+    Image.new("RGB", size, (red, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    async with serving_engine() as engine, listening(application(engine)) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with serving_engine() as engine, calling(application(engine, max_batch=8)) as client:
+        yield client
+
+
+async def by_triton(address: str, ask: Callable[[triton.InferenceServerClient], T]) -> T:
+    """What Triton's client, which blocks and keeps to one thread, makes of it."""
+
+    def in_thread() -> T:
+        client = triton.InferenceServerClient(address, network_timeout=30)
+        try:
+            return ask(client)
+        finally:
+            client.close()
+
+    return await asyncio.to_thread(in_thread)
+
+
+def encoded_input(*reds: int, shape: tuple[int, ...] | None = None, binary: bool = True) -> triton.InferInput:
+    files = np.array([png(red) for red in reds], object)
+    if not binary:
+        files = np.array([base64.b64encode(file) for file in files], object)
+    tensor = triton.InferInput("image", shape or [len(reds)], "BYTES")
+    tensor.set_data_from_numpy(files.reshape(shape or len(reds)), binary_data=binary)
+    return tensor
+
+
+def pixel_input(*reds: int, binary: bool = True) -> triton.InferInput:
+    pixels = np.zeros((len(reds), 12, 16, 3), np.uint8)
+    pixels[..., 0] = np.array(reds)[:, None, None]
+    tensor = triton.InferInput("image", pixels.shape, "UINT8")
+    tensor.set_data_from_numpy(pixels, binary_data=binary)
+    return tensor
+
+
+INPUTS = {
+    "encoded": lambda: encoded_input(7, 200),
+    "encoded, Triton's batch": lambda: encoded_input(7, 200, shape=(2, 1)),
+    "encoded in JSON": lambda: encoded_input(7, 200, binary=False),
+    "pixels": lambda: pixel_input(7, 200),
+    "pixels in JSON": lambda: pixel_input(7, 200, binary=False),
+}
+
+
+@pytest.mark.parametrize("make", INPUTS.values(), ids=INPUTS)
+@pytest.mark.parametrize("binary", [True, False], ids=["binary answer", "JSON answer"])
+async def test_tritons_client_gets_labels_indices_and_scores(
+    address: str, make: Callable[[], triton.InferInput], binary: bool
+) -> None:
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("labels", "indices", "scores")]
+    result = await by_triton(
+        address, lambda client: client.infer("embedded", [make()], outputs=outputs, parameters={"top_k": 3})
+    )
+    labels, indices, scores = (result.as_numpy(name) for name in ("labels", "indices", "scores"))
+    assert [label.decode() if binary else label for label in labels[:, 0]] == ["class 7", "class 200"]
+    assert indices.dtype == np.int64
+    assert indices[:, 0].tolist() == [7, 200]
+    assert (scores.dtype, scores.shape) == (np.float32, (2, 3))
+    np.testing.assert_allclose(scores[:, 0], 0.9, atol=1e-5)
+
+
+async def test_logits_come_when_they_are_asked_for(address: str) -> None:
+    asked = [triton.InferRequestedOutput("logits")]
+    result = await by_triton(address, lambda client: client.infer("embedded", [pixel_input(3)], outputs=asked))
+    logits = result.as_numpy("logits")
+    assert logits.shape == (1, CLASSES)
+    assert logits.argmax() == 3
+    assert logits.max() == pytest.approx(np.log(0.9), abs=1e-5)
+    plain = await by_triton(address, lambda client: client.infer("embedded", [pixel_input(3)]))
+    assert plain.as_numpy("logits") is None
+    assert plain.as_numpy("scores").shape == (1, 5)
+
+
+@pytest.mark.parametrize("output", ["scores", "logits"])
+async def test_the_classification_extension_gives_value_index_and_label(address: str, output: str) -> None:
+    asked = [triton.InferRequestedOutput(output, class_count=2)]
+    result = await by_triton(address, lambda client: client.infer("embedded", [pixel_input(3)], outputs=asked))
+    ((first, _),) = result.as_numpy(output)
+    value, index, label = first.decode().split(":")
+    assert (index, label) == ("3", "class 3")
+    assert float(value) == pytest.approx(0.9 if output == "scores" else np.log(0.9), abs=1e-5)
+
+
+async def test_tritons_client_may_ask_many_at_once(address: str) -> None:
+    def ask(client: triton.InferenceServerClient) -> list[int]:
+        asked = [client.async_infer("embedded", [pixel_input(red)], request_id=str(red)) for red in range(8)]
+        results = [one.get_result() for one in asked]
+        assert [result.get_response()["id"] for result in results] == [str(red) for red in range(8)]
+        return [int(result.as_numpy("indices")[0, 0]) for result in results]
+
+    assert await by_triton(address, ask) == list(range(8))
+
+
+async def test_tritons_client_finds_its_way(address: str) -> None:
+    def ask(client: triton.InferenceServerClient) -> None:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("embedded")
+        assert client.is_model_ready("embedded", "1")
+        assert not client.is_model_ready("nothing")
+        assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+        metadata = client.get_model_metadata("embedded")
+        assert metadata["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}]
+        assert metadata["outputs"][-1] == {"name": "logits", "datatype": "FP32", "shape": [-1, CLASSES]}
+        assert client.get_model_config("embedded")["max_batch_size"] == 64
+        assert client.get_model_repository_index() == [{"name": "embedded", "version": "1", "state": "READY"}]
+
+    await by_triton(address, ask)
+
+
+async def test_tritons_client_is_told_what_was_wrong(address: str) -> None:
+    for model, tensor, complaint in (
+        ("nothing", pixel_input(1), "No model 'nothing' is served; there is embedded"),
+        ("embedded", triton.InferInput("pixels", [1], "BYTES"), 'one input, named "image"'),
+    ):
+        with pytest.raises(InferenceServerException, match=complaint):
+            await by_triton(address, lambda client, m=model, t=tensor: client.infer(m, [t]))  # type: ignore[misc]
+
+
+async def test_until_the_model_is_there_nothing_is_ready(tmp_path: Path) -> None:
+    async with calling(application(tmp_path / "engine.sock"), ready=False) as client:
+        assert (await client.get("/v2/health/live")).json() == {"live": True}
+        for path in ("/v2/health/ready", "/v2/models/embedded/ready"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()["ready"]) == (503, False)
+        assert (await client.get("/v2/models/embedded")).status_code == 503
+        assert (await client.post("/v2/repository/index")).json()[0]["state"] == "UNAVAILABLE"
+
+
+def in_json(**tensor: Any) -> dict[str, Any]:
+    data = base64.b64encode(png(1)).decode()
+    return {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [data], **tensor}]}
+
+
+WRONG: list[tuple[dict[str, Any], int]] = [
+    ({"content": b"{"}, 400),
+    ({"content": b""}, 400),
+    ({"json": {"inputs": []}}, 400),
+    ({"json": in_json(name="picture")}, 400),
+    ({"json": in_json(datatype="FP32")}, 400),
+    ({"json": in_json(shape=[2])}, 400),
+    ({"json": in_json(shape=[-1])}, 422),
+    ({"json": in_json(shape=[])}, 422),
+    ({"json": in_json(shape=[9], data=["x"] * 9)}, 422),
+    ({"json": in_json(data=[1])}, 400),
+    ({"json": in_json(data=None)}, 400),
+    ({"json": in_json(data=["!"])}, 400),
+    ({"json": in_json(data=["https://example.com/cat.jpg"])}, 400),
+    ({"json": in_json(data=[""])}, 400),
+    ({"json": in_json(data=["AAAA"])}, 415),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2, 300])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 0, 0, 3], data=[])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 10**6, 10**6, 3], data=[])}, 413),
+    ({"json": {**in_json(), "parameters": {"top_k": 0}}}, 422),
+    ({"json": {**in_json(), "outputs": [{"name": "boxes"}]}}, 400),
+    ({"json": {**in_json(), "outputs": [{"name": "labels", "parameters": {"classification": 2}}]}}, 422),
+    ({"json": in_json(parameters={"binary_data_size": 9})}, 400),
+    ({"content": b"{}", "headers": {"Inference-Header-Content-Length": "3"}}, 400),
+    ({"content": b"{}", "headers": {"Inference-Header-Content-Length": "-1"}}, 400),
+    ({"content": b"{}", "headers": {"content-encoding": "gzip"}}, 415),
+]
+
+
+@pytest.mark.parametrize(("body", "status"), WRONG, ids=[str(number) for number in range(len(WRONG))])
+async def test_what_makes_no_sense_is_told_in_its_words(
+    client: httpx.AsyncClient, body: dict[str, Any], status: int
+) -> None:
+    answer = await client.post("/v2/models/embedded/infer", **body)
+    assert answer.status_code == status, answer.text
+    assert answer.json().keys() == {"error"}
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("tail", [b"", b"\x03\0\0\0ab", b"\x02\0", b"\x02\0\0\0ab!"])
+async def test_binary_tensors_that_end_early_or_late_are_no_tensors(client: httpx.AsyncClient, tail: bytes) -> None:
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tail) or 1}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    answer = await client.post("/v2/models/embedded/infer", content=head + tail, headers=headers)
+    assert (answer.status_code, answer.json().keys()) == (400, {"error"})
+
+
+async def test_only_the_version_there_is_answers(client: httpx.AsyncClient) -> None:
+    good = await client.post("/v2/models/embedded/versions/1/infer", json=in_json())
+    assert (good.status_code, good.json()["model_version"]) == (200, "1")
+    assert (await client.post("/v2/models/embedded/versions/2/infer", json=in_json())).status_code == 404
+
+
+async def test_one_bad_picture_fails_the_request_and_is_counted_by_its_kind() -> None:
+    device = FakeDevice()
+    device.poison = {5}
+    async with serving_engine(device) as engine, calling(application(engine)) as client:
+        files = [base64.b64encode(png(red)).decode() for red in (4, 5)]
+        before = outcomes()
+        answer = await client.post("/v2/models/embedded/infer", json=in_json(shape=[2], data=files))
+    assert (answer.status_code, answer.json().keys()) == (500, {"error"})
+    assert (outcomes() - before) == {("/v2/models/{model}/infer", "inference_failed"): 1}
+
+
+PERF_ANALYZER = ROOT / ".venv/perf_analyzer"
+"""Where `make perf-analyzer` puts it."""
+
+
+def perf_analyzer() -> list[str] | None:
+    """The command, if it can be started here."""
+    command = str(PERF_ANALYZER / "bin/perf_analyzer")
+    if not shutil.which(command):
+        return None
+    started = subprocess.run([command, "--version"], env=with_its_libraries(), capture_output=True)
+    return [command] if started.returncode == 0 else None
+
+
+def with_its_libraries() -> dict[str, str]:
+    return {**environment(), "LD_LIBRARY_PATH": str(PERF_ANALYZER / "nvidia/cuda_runtime/lib")}
+
+
+@pytest.mark.skipif(perf_analyzer() is None, reason="there is no perf_analyzer; `make perf-analyzer` brings it")
+@pytest.mark.parametrize("batch", [1, 4])
+async def test_perf_analyzer_measures_the_service(address: str, tmp_path: Path, batch: int) -> None:
+    command = perf_analyzer()
+    assert command is not None
+    file = png(9)
+    data = base64.b64encode(struct.pack("<I", len(file)) + file).decode()
+    (tmp_path / "data.json").write_text(json.dumps({"data": [{"image": {"b64": data}}]}))
+    options = ["-m", "embedded", "-u", address, "-i", "http", "-b", str(batch), "-p", "300", "-r", "3", "-s", "1000"]
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [*command, *options, "--input-data", "data.json", "--concurrency-range", "2", "-f", "figures.csv"],
+        cwd=tmp_path,
+        env=with_its_libraries(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Throughput" in ended.stdout
+    header, figures = (tmp_path / "figures.csv").read_text().splitlines()[:2]
+    assert float(dict(zip(header.split(","), figures.split(","), strict=True))["Inferences/Second"]) > 0
