@@ -73,10 +73,13 @@ async def test_head_says_what_get_would_say(client: httpx.AsyncClient, path: str
 
 
 async def test_head_has_no_body_over_a_real_connection() -> None:
-    async with serving_engine() as engine, listening(application(engine)) as port:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            head = await client.head("/health/live")
-            get = await client.get("/health/live")  # over the same connection, where a body would be in the way
+    async with (
+        serving_engine() as engine,
+        listening(application(engine)) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        head = await client.head("/health/live")
+        get = await client.get("/health/live")  # over the same connection, where a body would be in the way
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == get.headers["content-length"] != "0"
 
