@@ -3,13 +3,13 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
+from service.access import admin_only
 from service.errors import ReloadFailed
 from service.inference import Models
 from service.process import Refused
-from service.settings import Settings
 
 Reload = Callable[[str | None], Awaitable[list[str]]]
 """Loads the model of that name anew, or all of them: the names. It raises ``Refused`` if one cannot be."""
@@ -19,9 +19,9 @@ class Reloaded(BaseModel):
     reloaded: list[str] = Field(description="The models that answer from their new weights now.")
 
 
-def create_router(models: Models, settings: Settings) -> APIRouter:
-    """The routes for administrators."""
-    router = APIRouter(prefix="/admin", tags=["admin"])
+def create_router(models: Models, key: str) -> APIRouter:
+    """The routes for those who know the administrator's key."""
+    router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin_only(key))])
 
     @router.post("/reload")
     async def reload(

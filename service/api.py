@@ -1,14 +1,14 @@
 """The service's own routes, and what goes over the wire."""
 
 import base64
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from io import BytesIO
 from typing import Annotated, Any
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -150,13 +150,15 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         route_class_override=PredictRoute,
     )
 
-    @router.get("/health/live")
+    @router.get("/health/live", tags=["health"])
     async def live() -> Health:
         """This process can answer."""
         return Health(status="live")
 
-    @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
-    @router.get("/health", response_model=Health, responses={503: {"model": Health}})
+    @router.get(
+        "/health/ready", name="ready", tags=["health"], response_model=Health, responses={503: {"model": Health}}
+    )
+    @router.get("/health", name="health", tags=["health"], response_model=Health, responses={503: {"model": Health}})
     async def ready(request: Request) -> Response:
         """A picture sent now would be answered: the models are loaded, warm, and lately gave a right answer."""
         health = _health(models, request.app.state.draining)
@@ -164,7 +166,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             request.state.record.outcome = "not_ready"
         return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
 
-    @router.get("/metrics", response_class=Response)
+    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     def exposition() -> Response:
         """Prometheus' text format, all processes in one."""
         return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
@@ -183,8 +185,7 @@ def predict_query(request: Request) -> PredictQuery:
     try:
         query = PredictQuery.model_validate(dict(request.query_params))
     except ValidationError as error:
-        wrong = [f"{fault['loc'][-1]}: {fault['msg']} (got {fault['input']!r:.50})" for fault in error.errors()]
-        raise InvalidParameter("; ".join(wrong)) from None
+        raise InvalidParameter(faults(error.errors())) from None
     if query.evidence and query.top_k > EVIDENCE_LABELS:
         raise InvalidParameter(f"top_k: with evidence at most {EVIDENCE_LABELS} (got {query.top_k})")
     if query.overlay and not query.evidence:
@@ -193,6 +194,11 @@ def predict_query(request: Request) -> PredictQuery:
 
 
 _DEFAULT_QUERY = PredictQuery()
+
+
+def faults(found: Sequence[Any]) -> str:
+    """What pydantic has found, in one line: each parameter's name and what is wrong with it."""
+    return "; ".join(f"{fault['loc'][-1]}: {fault['msg']} (got {fault['input']!r:.50})" for fault in found)
 
 
 def predict_reply(inference: Inference, query: PredictQuery, record: Record) -> bytes:

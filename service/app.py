@@ -1,45 +1,35 @@
-"""The application: routes, the one table of errors, and the link to the engine for as long as it lives."""
+"""The application: routes, who may use them, answers to errors, and the links to the engines as long as it lives."""
 
 import asyncio
-import math
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from service import admin, api, embeddings, errors, hugging_face, logs, metrics, open_inference, torchserve
+from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
+from service.contract import document
 from service.decoders import Decoders
 from service.engine_host import engine_hosts
 from service.inference import Models
 from service.link import Link
 from service.logs import logger
+from service.negotiation import allowed_methods, negotiate
+from service.problems import problem
 from service.settings import Settings
 
-STATUS: dict[type[errors.ServiceError], int] = {
-    errors.EmptyBody: 400,
-    errors.MalformedBody: 400,
-    errors.UnknownModel: 404,
-    errors.TooManyBytes: 413,
-    errors.TooManyPixels: 413,
-    errors.NotAnImage: 415,
-    errors.UnsupportedType: 415,
-    errors.TruncatedImage: 422,
-    errors.InvalidParameter: 422,
-    errors.ClientGone: 499,  # nobody reads it; what nginx says for the same
-    errors.ReloadFailed: 409,
-    errors.InferenceFailed: 500,
-    errors.Overloaded: 503,
-    errors.EngineUnavailable: 503,
-    errors.DeadlineExceeded: 504,
-}
+ROOMS = (api, embeddings, open_inference, hugging_face, torchserve)
+"""What has routes for everybody."""
 
 
 def create_app(
@@ -68,16 +58,37 @@ def create_app(
                 yield
 
     app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.state.models = models
     app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
-    rooms = (api, embeddings, open_inference, hugging_face, torchserve, admin)
-    routers = [room.create_router(models, settings) for room in rooms]
-    app.router.routes[:0] = [route for router in routers for route in router.routes]
+    routers = [room.create_router(models, settings) for room in ROOMS]
+    if admin_key := settings.admin_key.get_secret_value():
+        routers.append(admin.create_router(models, admin_key))
+    routes = [route for router in routers for route in router.routes]
+    app.router.routes[:0] = routes
+    for route in routes:
+        negotiate(route)
     app.add_exception_handler(errors.ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
+    if settings.keys:
+        keys = Keys(*settings.keys, *filter(None, [admin_key]))
+        app.add_middleware(Access, keys=keys, open_routes=open_routes(app.routes, settings), refusal=problem)
+    if settings.cors_origins:
+        # outside of access: browsers ask for leave without a key, and are to read why they were refused
+        app.add_middleware(CORSMiddleware, **_cors(settings))
     app.add_middleware(Accounting, apology=_apology)
     return app
+
+
+def _cors(settings: Settings) -> dict[str, Any]:
+    return {
+        "allow_origins": settings.cors_origins.split(","),
+        "allow_methods": ["*"],
+        "allow_headers": ["*"],
+        "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "WWW-Authenticate"],
+    }
 
 
 def _links(settings: Settings) -> dict[str, Link]:
@@ -129,38 +140,33 @@ async def _needed(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def _problem(
-    record: Record, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    """An answer in the form of RFC 9457, counted under its code."""
-    record.outcome = code
-    body = {
-        "type": f"urn:volo:problem:{code}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": record.request_id,
-    }
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
-
-
 async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.ServiceError)
-    headers = {}
-    if isinstance(error, errors.RetryableError):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return _problem(request.state.record, STATUS[type(error)], error.code, error.title, error.detail, headers)
+    return problem(request.state.record, error)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    """FastAPI's own: a parameter or a body that does not fit."""
+    assert isinstance(error, RequestValidationError)
+    return problem(request.state.record, errors.InvalidParameter(api.faults(error.errors())))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own: no such path, no such method."""
+    """Starlette's and FastAPI's own: no such path, no such method, no such form."""
     assert isinstance(error, HTTPException)
-    phrase = HTTPStatus(error.status_code).phrase
-    code = phrase.lower().replace(" ", "_")
-    return _problem(request.state.record, error.status_code, code, phrase, error.detail, error.headers)
+    record = request.state.record
+    match error.status_code:
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = allowed_methods(request)
+            if request.method == "OPTIONS":
+                return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": ", ".join(allowed)})
+            return problem(record, errors.WrongMethod(f"It takes {', '.join(allowed)}.", allowed))
+        case HTTPStatus.NOT_FOUND:
+            return problem(record, errors.NoSuchPath("Which paths there are is told by /openapi.json."))
+        case _:
+            return problem(record, errors.MalformedBody(error.detail))
 
 
 def _apology(record: Record) -> Response:
     """The answer to what nobody foresaw: what it was stands in the log, under the request's id."""
-    return _problem(record, 500, "internal_error", "A fault of the service", "It has been logged under the request_id.")
+    return problem(record, errors.InternalError("It has been logged under the request_id."))

@@ -1,5 +1,6 @@
-"""What can go wrong with a request. These errors know no HTTP: `app.py` has the one table of status codes."""
+"""What can go wrong with a request. These errors know no HTTP: `problems.py` has the one table of status codes."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -26,6 +27,30 @@ class RetryableError(ServiceError):
     def __init__(self, detail: str, retry_after_s: float) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class Unauthorized(ServiceError):
+    code = "unauthorized"
+    title = "A key is needed"
+
+
+class NoSuchPath(ServiceError):
+    code = "not_found"
+    title = "There is no such path"
+
+
+class WrongMethod(ServiceError):
+    code = "method_not_allowed"
+    title = "The path does not know this method"
+
+    def __init__(self, detail: str, allowed: Sequence[str]) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
+
+
+class NotAcceptable(ServiceError):
+    code = "not_acceptable"
+    title = "There is no answer of a kind that the caller accepts"
 
 
 class EmptyBody(ServiceError):
@@ -100,6 +125,13 @@ class ReloadFailed(ServiceError):
 
     code = "reload_failed"
     title = "The model was not reloaded"
+
+
+class InternalError(ServiceError):
+    """What nobody foresaw."""
+
+    code = "internal_error"
+    title = "A fault of the service"
 
 
 class ClientGone(ServiceError):

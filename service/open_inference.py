@@ -62,12 +62,12 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         extensions = ["classification", "binary_tensor_data", "model_repository"]
         return {"name": "volo", "version": version("volo-serve"), "extensions": extensions}
 
-    @router.get("/health/live")
+    @router.get("/health/live", tags=["health"])
     async def live() -> dict[str, bool]:
         """This process can answer."""
         return {"live": True}
 
-    @router.get("/health/ready")
+    @router.get("/health/ready", tags=["health"])
     async def ready() -> Response:
         """Every model would answer a request that came now."""
         return _readiness({"ready": not models.ailments()})

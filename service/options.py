@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.settings import Settings
 from service.terminal import USAGE, fail
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Options for settings; what is not given is left to the environment."""
+    """Options for settings; what is not given is left to the environment, and secrets always: `ps` shows options."""
     metavars: dict[Any, str] = {int: "N", float: "SECONDS"}
     group = parser.add_argument_group(
         "settings", "Each can be set in the environment too: --max-batch as VOLO_MAX_BATCH."
     )
     for name in names:
         field = Settings.model_fields[name]
+        if field.annotation is SecretStr:
+            continue
         default = "" if field.default is None else f" ({field.default})"
         group.add_argument(
             option(name),
@@ -63,5 +65,9 @@ def positive(text: str) -> int:
 
 
 def _fault(details: ErrorDetails) -> str:
+    if not details["loc"]:
+        return details["msg"]
     name = str(details["loc"][0])
+    if Settings.model_fields[name].annotation is SecretStr:
+        return f"VOLO_{name.upper()}: {details['msg']}"
     return f"VOLO_{name.upper()} / {option(name)}: {details['msg']} (got {details['input']!r})"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,6 +18,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may hold a key
     )
 
     model: str = Field("embedded", description="Name from `volo models`, or path of a checkpoint.")
@@ -55,10 +56,43 @@ class Settings(BaseSettings):
     grace_s: float = Field(
         2.0, ge=0, description="Seconds that SIGTERM goes on serving, not ready, before listening ends."
     )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Keys, separated by commas, of which every caller must show one; none: everybody may ask.",
+    )
+    admin_key: SecretStr = Field(
+        SecretStr(""), description="The key for `/admin`, and for all else; without, there is no `/admin`."
+    )
+    probes_need_key: bool = Field(False, description="Whether health and metrics need a key too, where there are keys.")
+    cors_origins: str = Field(
+        "",
+        pattern=r"^(|\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",
+        description="Web sites whose pages may ask, such as `https://example.org`, separated by commas; `*` for all.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`auto` is text on a terminal and JSON elsewhere."
     )
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of which every caller must show one; none if everybody may ask."""
+        return [key.strip() for key in self.api_keys.get_secret_value().split(",") if key.strip()]
+
+    @field_validator("api_keys", "admin_key")
+    @classmethod
+    def _check_key(cls, secret: SecretStr) -> SecretStr:
+        text = secret.get_secret_value().strip(" ")
+        if text and not all(part.strip() for part in text.split(",")):
+            raise ValueError("an empty key is none")
+        if not all("!" <= letter <= "~" for letter in text.replace(" ", "")):
+            raise ValueError("keys are visible ASCII, because they travel in a header")
+        return SecretStr(text)
+
+    @field_serializer("api_keys", "admin_key", when_used="json")
+    def _tell_key(self, secret: SecretStr) -> str:
+        """Our own processes get their settings as JSON, through a pipe."""
+        return secret.get_secret_value()
 
     @property
     def sources(self) -> dict[str, str]:

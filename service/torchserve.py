@@ -52,7 +52,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             inference = await models.infer(picture, record, model)
         return by_label(inference.top(TOP_K))
 
-    @router.get("/ping", response_model=Ping, responses={503: {"model": Ping}})
+    @router.get("/ping", tags=["health"], response_model=Ping, responses={503: {"model": Ping}})
     async def ping() -> Response:
         """Whether a picture sent now would be answered."""
         ailing = bool(models.ailments())
