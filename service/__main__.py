@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
 from service import logs, process
-from service.bench import command
-from service.errors import ServiceError
-from service.options import add_settings, positive, read_settings
+from service.bench import command as bench_command
+from service.options import add_settings, read_settings
+from service.predict import command as predict_command
 from service.settings import Settings
 from service.terminal import USAGE, fail, print_table
 
 if TYPE_CHECKING:
-    from models.classifier import Classifier
-    from models.prediction import Prediction
+    pass
 
 
 def main() -> None:
@@ -64,37 +60,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     return supervise(settings)
 
 
-def _predict(arguments: argparse.Namespace) -> int:
-    """Name what is in each file; complain about those that cannot be read, and go on."""
-    from service.images import decode
-
-    settings = read_settings(arguments)
-    classifier = _classifier(settings)
-    answered: list[tuple[Path, list[Prediction]]] = []
-    for file in arguments.files:
-        try:
-            found = classifier.classify(decode(file.read_bytes(), settings.max_pixels), arguments.top_k)
-        except (ServiceError, OSError) as error:
-            print(f"volo: {file}: {error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
-            continue
-        answered.append((file, found))
-        if arguments.json:
-            line = {"file": str(file), "model": classifier.name, "predictions": [asdict(each) for each in found]}
-            print(json.dumps(line, ensure_ascii=False), flush=True)
-    if answered and not arguments.json:
-        _print_predictions(answered)
-    return int(len(answered) < len(arguments.files))
-
-
-def _print_predictions(answered: list[tuple[Path, list[Prediction]]]) -> None:
-    rows = [
-        ("" if rank else str(file), each.label, f"{each.score:.1%}")
-        for file, found in answered
-        for rank, each in enumerate(found)
-    ]
-    print_table(("file", "label", "score"), rows, right={"score"})
-
-
 def _models(arguments: argparse.Namespace) -> int:
     from models.zoo import rows
 
@@ -116,15 +81,6 @@ def _models(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _classifier(settings: Settings) -> Classifier:
-    from service.device import DeviceMissing, load_classifier
-
-    try:
-        return load_classifier(settings)
-    except (DeviceMissing, OSError, ValueError) as error:
-        fail(str(error), 1)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="volo", description="Names what is in a photograph.")
     parser.add_argument("--version", action="version", version=f"volo {version('volo-serve')}")
@@ -135,14 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     add_settings(serve, list(Settings.model_fields))
 
-    predict = commands.add_parser("predict", help="name what is in some files", description="No server is needed.")
-    predict.set_defaults(command=_predict)
-    predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    predict.add_argument("--top-k", type=positive, default=5, metavar="N", help="how many labels (5)")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_settings(predict, ["model", "labels", "weights_sha256", "device", "max_pixels"])
-
-    command.add_parser(commands)
+    predict_command.add_parser(commands)
+    bench_command.add_parser(commands)
 
     models = commands.add_parser("models", help="list the models", description="The models that have a name.")
     models.set_defaults(command=_models)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,9 +173,19 @@ def _taken(outputs: Outputs, wants: Wants) -> Outputs:
     )
 
 
-def load_crop(picture: Picture, settings: Settings, pixels: NDArray[np.uint8], card: ModelCard) -> tuple[int, int]:
+class View(Protocol):
+    """How a model wants to see pictures."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def crop_pct(self) -> float: ...
+
+
+def load_crop(picture: Picture, settings: Settings, pixels: NDArray[np.uint8], view: View) -> tuple[int, int]:
     """Decode a picture and write its crop into a slot's pixels: the upright picture's width and height."""
-    size, part = card.image_size, card.crop_pct
+    size, part = view.image_size, view.crop_pct
     if not isinstance(picture, bytes):
         image = Image.fromarray(picture)
         crop(image, size, part, out=pixels)
