@@ -94,7 +94,7 @@ class Scripted(BaseHTTPRequestHandler):
         if status == 0:
             self.close_connection = True
             return
-        body = {"predictions": []} if status == 200 else {"code": "some_code", "detail": "Some detail."}
+        body: dict[str, Any] = {"predictions": []} if status == 200 else {"code": "some_code", "detail": "Some detail."}
         self._answer(status, body)
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
