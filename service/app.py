@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
-from service import admin, api, embeddings, errors, hugging_face, logs, metrics, open_inference, torchserve
+from service import admin, api, embeddings, errors, hugging_face, logs, metrics, open_inference, page, torchserve
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
 from service.contract import document
@@ -63,6 +63,8 @@ def create_app(
     app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
     routers = [room.create_router(models, settings) for room in ROOMS]
+    if settings.page:
+        routers.append(page.create_router())
     if admin_key := settings.admin_key.get_secret_value():
         routers.append(admin.create_router(models, admin_key))
     routes = [route for router in routers for route in router.routes]

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
         description="`fast` reads large JPEGs at a reduced scale, never below four times what the model sees; "
         "`exact` gives bit for bit the crops that published accuracies rest on.",
     )
+    page: bool = Field(True, description="Whether there is a page for people at `/`.")
     grace_s: float = Field(
         2.0, ge=0, description="Seconds that SIGTERM goes on serving, not ready, before listening ends."
     )

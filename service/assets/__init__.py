@@ -1,0 +1,1 @@
+"""What the page at `/` is made of; see page.py."""
