@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable, Coroutine, Sequence
 from io import BytesIO
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from models.evidence import box, loudest, overlay
 from models.prediction import Prediction
@@ -22,14 +23,18 @@ from service.errors import InvalidParameter
 from service.inference import Inference, Models
 from service.outputs import EVIDENCE_LABELS, Wants
 from service.patience import Patience
+from service.problems import INFERRING, READING, documented
 from service.settings import Settings
 from service.uploads import read_picture
+
+A_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC"
+"""One red pixel, as PNG in base64: what the documentation shows for a picture."""
 
 
 class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, description="Which model is to answer; the first if none is named.")
+    model: str | SkipJsonSchema[None] = Field(None, description="Which model is to answer; the first if none is named.")
     top_k: int = Field(5, ge=1, le=1000, description="How many labels at most.")
     threshold: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Least score of a label.")
     evidence: bool = Field(
@@ -56,6 +61,16 @@ class LabelEvidence(BaseModel):
     )
 
 
+_REPLY: dict[str, Any] = {
+    "model": "embedded",
+    "predictions": [
+        {"label": "espresso", "index": 193, "wnid": "n07920052", "score": 0.138267},
+        {"label": "pretzel", "index": 181, "wnid": "n07695742", "score": 0.069649},
+    ],
+    "timings_ms": {"receive": 0.075, "decode": 3.086, "queue": 0.573, "device": 18.724, "total": 23.649},
+}
+
+
 class PredictedLabel(BaseModel):
     label: str = Field(description="What people call it.")
     index: int = Field(description="The class's place in the model's list.")
@@ -65,6 +80,8 @@ class PredictedLabel(BaseModel):
 
 
 class PredictReply(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": _REPLY})
+
     model: str = Field(description="Which model answered.")
     predictions: list[PredictedLabel] = Field(description="The likeliest first.")
     region: tuple[float, float, float, float] | None = Field(
@@ -82,31 +99,47 @@ class ModelHealth(BaseModel):
     reasons: list[str] = Field(description="Why it is not ready; empty if it is.")
 
 
+_HEALTH: dict[str, Any] = {
+    "status": "ready",
+    "reasons": [],
+    "models": [{"name": "embedded", "device": "cpu", "ready": True, "reasons": []}],
+}
+
+
 class Health(BaseModel):
-    status: str
+    model_config = ConfigDict(json_schema_extra={"example": _HEALTH})
+
+    status: Literal["live", "ready", "not ready"]
     reasons: list[str] = Field([], description="Why the service is not ready; empty if it is.")
     models: list[ModelHealth] = Field([], description="The models that are served; the first is the default.")
 
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": _BINARY,
+            "application/octet-stream": _BINARY,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "properties": {"file": _BINARY["schema"]},
+                    "additionalProperties": False,
                 }
             },
             "application/json": {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "description": "Base64, or a data URI of it."}},
-                }
+                    "properties": {
+                        "image": {"type": "string", "format": "byte", "description": "Base64, or a data URI of it."}
+                    },
+                    "additionalProperties": False,
+                },
+                "example": {"image": A_PICTURE},
             },
         },
     }
@@ -130,7 +163,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     router = APIRouter()
 
     async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-        """Name what is in a picture: the raw body, a form's `file`, or base64 in JSON."""
+        """The picture is the raw body, a form's `file`, or base64 in JSON.
+
+        JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read. With `evidence` each label tells where in the picture it is.
+        """
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
             with record.stage("receive"):
@@ -146,29 +182,54 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=PredictReply,
         response_model_exclude_none=True,
+        tags=["predict"],
+        summary="Name what is in a picture",
+        response_description="The likeliest labels.",
+        responses=documented(InvalidParameter, *READING, *INFERRING),
         openapi_extra=PICTURE_BODY,
         route_class_override=PredictRoute,
     )
 
-    @router.get("/health/live", tags=["health"])
+    @router.get(
+        "/health/live",
+        name="live",
+        tags=["health"],
+        summary="Whether this process can answer",
+        response_description="It can.",
+        responses=documented(),
+    )
     async def live() -> Health:
-        """This process can answer."""
         return Health(status="live")
 
-    @router.get(
-        "/health/ready", name="ready", tags=["health"], response_model=Health, responses={503: {"model": Health}}
-    )
-    @router.get("/health", name="health", tags=["health"], response_model=Health, responses={503: {"model": Health}})
     async def ready(request: Request) -> Response:
-        """A picture sent now would be answered: the models are loaded, warm, and lately gave a right answer."""
+        """Ready means that the models are loaded, warm, and lately gave a right answer."""
         health = _health(models, request.app.state.draining)
         if health.reasons:
             request.state.record.outcome = "not_ready"
         return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
 
-    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    for path, name in {"/health/ready": "ready", "/health": "health"}.items():
+        router.add_api_route(
+            path,
+            ready,
+            name=name,
+            tags=["health"],
+            summary="Whether a picture sent now would be answered",
+            response_model=Health,
+            response_description="It would.",
+            responses={**documented(), 503: {"model": Health, "description": "It would not, for the `reasons` given."}},
+        )
+
+    @router.get(
+        "/metrics",
+        name="metrics",
+        tags=["health"],
+        summary="Prometheus' text format, all processes in one",
+        response_class=PlainTextResponse,
+        response_description="All metrics.",
+        responses=documented(),
+    )
     def exposition() -> Response:
-        """Prometheus' text format, all processes in one."""
         return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
     return router

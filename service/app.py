@@ -58,7 +58,7 @@ def create_app(
                 yield
 
     app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
-    app.openapi = partial(document, app)  # type: ignore[method-assign]
+    app.openapi = partial(document, app, settings)  # type: ignore[method-assign]
     app.state.models = models
     app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
