@@ -135,7 +135,12 @@ PICTURE_BODY: dict[str, Any] = {
                     "type": "object",
                     "required": ["image"],
                     "properties": {
-                        "image": {"type": "string", "format": "byte", "description": "Base64, or a data URI of it."}
+                        "image": {
+                            "type": "string",
+                            "format": "byte",
+                            "minLength": 1,
+                            "description": "Base64, or a data URI of it.",
+                        }
                     },
                     "additionalProperties": False,
                 },

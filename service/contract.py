@@ -23,7 +23,10 @@ people. Every answer has an `X-Request-ID`, the caller's own if there was one, a
 """
 
 _TAGS = {
-    "predict": "Pictures in, labels out.",
+    "predict": "Pictures in, labels or vectors out.",
+    "Open Inference Protocol": "As KServe and Triton speak it, with their clients.",
+    "Hugging Face": "As `huggingface_hub.InferenceClient` asks.",
+    "TorchServe": "As TorchServe's clients ask.",
     "health": "For balancers, orchestrators and Prometheus.",
     "admin": "For those who run the service; only where `VOLO_ADMIN_KEY` is set.",
 }

@@ -13,6 +13,7 @@ from service.accounting import Record
 MEDIA_TYPE = "application/problem+json"
 
 Kinds = Iterable[type[errors.ServiceError]]
+Responses = dict[int | str, dict[str, Any]]
 
 STATUS: dict[type[errors.ServiceError], int] = {
     errors.EmptyBody: 400,
@@ -94,17 +95,22 @@ def _headers(error: errors.ServiceError) -> dict[str, str]:
     return {}
 
 
-def documented(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
+def documented(*kinds: type[errors.ServiceError]) -> Responses:
     """Errors that a route may answer, as OpenAPI's ``responses``: by status, each with its codes and an example.
 
     Those that every route may answer are among them, except for ``Unauthorized``, which depends on the settings.
     """
-    wanted = {*kinds, errors.NotAcceptable, errors.InternalError}
-    by_status: dict[int, list[type[errors.ServiceError]]] = {}
+    everywhere = errors.NotAcceptable, errors.InternalError
+    return {status: _response(status, same) for status, same in by_status(*kinds, *everywhere).items()}
+
+
+def by_status(*kinds: type[errors.ServiceError]) -> dict[int, list[type[errors.ServiceError]]]:
+    """Kinds of errors by the status of their answers, in the table's order."""
+    sorted_: dict[int, list[type[errors.ServiceError]]] = {}
     for kind, status in STATUS.items():
-        if kind in wanted:
-            by_status.setdefault(status, []).append(kind)
-    return {status: _response(status, kinds) for status, kinds in by_status.items()}
+        if kind in kinds:
+            sorted_.setdefault(status, []).append(kind)
+    return sorted_
 
 
 def _response(status: int, kinds: list[type[errors.ServiceError]]) -> dict[str, Any]:
