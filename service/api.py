@@ -1,14 +1,13 @@
-"""The service's own routes, and what goes over the wire."""
+"""The service's own way to ask what is in a picture, and what goes over the wire."""
 
 import base64
 from collections.abc import Callable, Coroutine, Sequence
 from io import BytesIO
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,13 +16,12 @@ from pydantic.json_schema import SkipJsonSchema
 from models.evidence import box, loudest, overlay
 from models.prediction import Prediction
 from models.preprocess import Extent, region
-from service import metrics
 from service.accounting import Record
 from service.errors import InvalidParameter
 from service.inference import Inference, Models
 from service.outputs import EVIDENCE_LABELS, Wants
 from service.patience import Patience
-from service.problems import INFERRING, READING, documented
+from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
 
@@ -80,8 +78,6 @@ class PredictedLabel(BaseModel):
 
 
 class PredictReply(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": _REPLY})
-
     model: str = Field(description="Which model answered.")
     predictions: list[PredictedLabel] = Field(description="The likeliest first.")
     region: tuple[float, float, float, float] | None = Field(
@@ -90,28 +86,6 @@ class PredictReply(BaseModel):
         "width and height; below 0 and above 1 there is a border.",
     )
     timings_ms: dict[str, float] = Field(description="Milliseconds in each stage, and in all until the answer.")
-
-
-class ModelHealth(BaseModel):
-    name: str
-    device: str | None = Field(description="Where it runs; unknown until it has been loaded.")
-    ready: bool
-    reasons: list[str] = Field(description="Why it is not ready; empty if it is.")
-
-
-_HEALTH: dict[str, Any] = {
-    "status": "ready",
-    "reasons": [],
-    "models": [{"name": "embedded", "device": "cpu", "ready": True, "reasons": []}],
-}
-
-
-class Health(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": _HEALTH})
-
-    status: Literal["live", "ready", "not ready"]
-    reasons: list[str] = Field([], description="Why the service is not ready; empty if it is.")
-    models: list[ModelHealth] = Field([], description="The models that are served; the first is the default.")
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -164,7 +138,7 @@ class PredictRoute(APIRoute):
 
 
 def create_router(models: Models, settings: Settings) -> APIRouter:
-    """The service's routes, over its models."""
+    """The route that names what is in a picture."""
     router = APIRouter()
 
     async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
@@ -190,53 +164,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         tags=["predict"],
         summary="Name what is in a picture",
         response_description="The likeliest labels.",
-        responses=documented(InvalidParameter, *READING, *INFERRING),
+        responses={**exemplified(_REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
         openapi_extra=PICTURE_BODY,
         route_class_override=PredictRoute,
     )
-
-    @router.get(
-        "/health/live",
-        name="live",
-        tags=["health"],
-        summary="Whether this process can answer",
-        response_description="It can.",
-        responses=documented(),
-    )
-    async def live() -> Health:
-        return Health(status="live")
-
-    async def ready(request: Request) -> Response:
-        """Ready means that the models are loaded, warm, and lately gave a right answer."""
-        health = _health(models, request.app.state.draining)
-        if health.reasons:
-            request.state.record.outcome = "not_ready"
-        return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
-
-    for path, name in {"/health/ready": "ready", "/health": "health"}.items():
-        router.add_api_route(
-            path,
-            ready,
-            name=name,
-            tags=["health"],
-            summary="Whether a picture sent now would be answered",
-            response_model=Health,
-            response_description="It would.",
-            responses={**documented(), 503: {"model": Health, "description": "It would not, for the `reasons` given."}},
-        )
-
-    @router.get(
-        "/metrics",
-        name="metrics",
-        tags=["health"],
-        summary="Prometheus' text format, all processes in one",
-        response_class=PlainTextResponse,
-        response_description="All metrics.",
-        responses=documented(),
-    )
-    def exposition() -> Response:
-        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
-
     return router
 
 
@@ -308,15 +239,3 @@ def _label_evidence(patches: NDArray[np.float32], overlay_size: int | None, seen
         overlay(patches, overlay_size).save(file, "PNG")
         evidence["overlay"] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return evidence
-
-
-def _health(models: Models, draining: bool) -> Health:
-    each = []
-    for name in models.names:
-        link = models.link(name)
-        reasons = link.ailments()
-        each.append(
-            ModelHealth(name=name, device=link.card.device if link.card else None, ready=not reasons, reasons=reasons)
-        )
-    reasons = ["the service is shutting down"] * draining + models.ailments()
-    return Health(status="not ready" if reasons else "ready", reasons=reasons, models=each)

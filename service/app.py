@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
-from service import admin, api, embeddings, errors, hugging_face, logs, metrics, open_inference, torchserve
+from service import admin, api, embeddings, errors, health, hugging_face, logs, metrics, open_inference, torchserve
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
 from service.contract import document
@@ -28,7 +28,7 @@ from service.negotiation import allowed_methods, negotiate
 from service.problems import problem
 from service.settings import Settings
 
-ROOMS = (api, embeddings, open_inference, hugging_face, torchserve)
+ROOMS = (api, health, embeddings, open_inference, hugging_face, torchserve)
 """What has routes for everybody."""
 
 

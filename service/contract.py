@@ -54,6 +54,7 @@ def document(app: FastAPI, settings: Settings) -> dict[str, Any]:
             description=_DESCRIPTION,
             routes=[operation for route in routes for operation in _operations(route, route in closed)],
         )
+        _drop_validation_errors(contract)
         tags = {tag for route in routes for tag in route.tags}
         contract["tags"] = [{"name": name, "description": text} for name, text in _TAGS.items() if name in tags]
         components = contract.setdefault("components", {})
@@ -75,6 +76,15 @@ def _closed(routes: list[APIRoute], settings: Settings) -> list[APIRoute]:
     return [route for route in routes if "admin" in route.tags]
 
 
+def _drop_validation_errors(contract: dict[str, Any]) -> None:
+    """FastAPI supposes that each parameter can be wrong, in its own words; where they can be, our routes say so."""
+    for operation in (each for methods in contract["paths"].values() for each in methods.values()):
+        if "HTTPValidationError" in str(operation["responses"].get("422")):
+            del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        contract["components"]["schemas"].pop(name, None)
+
+
 def _operations(route: APIRoute, closed: bool) -> list[BaseRoute]:
     """A route once for each of its methods, under an id of its own. HEAD goes without saying."""
     methods = sorted((route.methods or set()) - {"HEAD"})
@@ -89,7 +99,7 @@ def _operations(route: APIRoute, closed: bool) -> list[BaseRoute]:
         headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
         operation.responses = {
             status: {**response, "headers": {**response.get("headers", {}), **headers}}
-            for status, response in {200: {}, **operation.responses}.items()
+            for status, response in sorted({200: {}, **operation.responses}.items())
         }
         operations.append(operation)
     return operations

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from service.errors import RetryableError, ServiceError
 from service.problems import Responses, by_status, documented, problem
 
+ModelName = Annotated[str, Path(description="Which model is to answer.")]
 Words = Callable[[ServiceError, int], dict[str, Any]]
 """What a protocol says of an error that is answered with this status."""
 

@@ -14,7 +14,7 @@ from service.errors import InvalidParameter
 from service.inference import Models
 from service.outputs import Wants
 from service.patience import Patience
-from service.problems import INFERRING, READING, documented
+from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
 
@@ -34,8 +34,6 @@ class EmbedQuery(BaseModel):
 
 
 class EmbedReply(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": _REPLY})
-
     model: str = Field(description="Which model answered.")
     dimension: int = Field(description="How many numbers there are.")
     embedding: list[float] = Field(description="The picture's features. Only those of the same model compare.")
@@ -51,7 +49,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         summary="Make a vector of a picture",
         response_model=EmbedReply,
         response_description="The picture's features.",
-        responses=documented(InvalidParameter, *READING, *INFERRING),
+        responses={**exemplified(_REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
         openapi_extra=PICTURE_BODY,
     )
     async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Response:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
-from service.dialects import documented_in, inlined, speaking
+from service.dialects import ModelName, documented_in, inlined, speaking
 from service.errors import MalformedBody, ServiceError
 from service.inference import Inference, Models
 from service.patience import Patience
@@ -76,7 +76,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     }
 
     @router.post("/hf/{model}", summary="Name what is in a picture, by this model", **documentation)
-    async def classify_by(model: str, request: Request) -> list[LabelScore]:
+    async def classify_by(model: ModelName, request: Request) -> list[LabelScore]:
         return await _classify(request, models, settings, model)
 
     @router.post("/hf", summary="Name what is in a picture", **documentation)

@@ -7,20 +7,21 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
-from service.dialects import documented_in, inlined, speaking
+from service.dialects import ModelName, documented_in, inlined, speaking
 from service.errors import EngineUnavailable, InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
 from service.images import MAX_SIDE
 from service.inference import Inference, Models, Picture
 from service.open_inference_messages import (
+    REPLY,
     InferReply,
     InferRequest,
     Live,
@@ -88,7 +89,10 @@ _INFER: dict[str, Any] = {
     "response_description": "The outputs that were asked for; binary ones follow the JSON.",
     "responses": {
         200: {
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                "application/json": {"example": REPLY},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
             "headers": {
                 HEADER_LENGTH: {
                     "description": "How much of a body with binary tensors is JSON.",
@@ -107,7 +111,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=speaking(_words))
     this_version = [Depends(_check_version)]
 
-    @router.get("", summary="What serves here", response_model=Server, responses=documented())
+    @router.get(
+        "",
+        summary="What serves here",
+        response_model=Server,
+        response_description="Name, version and extensions.",
+        responses=documented(),
+    )
     async def server() -> dict[str, Any]:
         """Its `extensions` are what it can beyond the protocol."""
         extensions = ["classification", "binary_tensor_data", "model_repository"]
@@ -118,6 +128,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         tags=["health"],
         summary="Whether this process can answer",
         response_model=Live,
+        response_description="It can.",
         responses=documented(),
     )
     async def live() -> dict[str, bool]:
@@ -138,6 +149,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         "/repository/index",
         summary="The models that are served",
         response_model=list[ModelState],
+        response_description="Each with its state.",
         responses=documented(),
     )
     async def index() -> list[dict[str, str]]:
@@ -149,12 +161,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     tell_metadata: dict[str, Any] = {
         "summary": "What goes into a model and what comes out",
         "response_model": Metadata,
+        "response_description": "Its inputs and outputs.",
         "responses": _MODEL_ERRORS,
     }
 
     @router.get("/models/{model}", **tell_metadata)
     @router.get("/models/{model}/versions/{version}", dependencies=this_version, **tell_metadata)
-    async def metadata(model: str) -> dict[str, Any]:
+    async def metadata(model: ModelName) -> dict[str, Any]:
         classes = len(models.card(model).labels)
         return {
             "name": model,
@@ -171,12 +184,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 
     tell_config: dict[str, Any] = {
         "summary": "The same, as Triton's model configuration has it",
+        "response_description": "The configuration.",
         "responses": _MODEL_ERRORS,
     }
 
     @router.get("/models/{model}/config", **tell_config)
     @router.get("/models/{model}/versions/{version}/config", dependencies=this_version, **tell_config)
-    async def config(model: str) -> dict[str, Any]:
+    async def config(model: ModelName) -> dict[str, Any]:
         """Triton's tools ask for it."""
         classes = len(models.card(model).labels)
         kinds = {"labels": "TYPE_STRING", "indices": "TYPE_INT64", "scores": "TYPE_FP32"}
@@ -193,12 +207,12 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 
     @router.get("/models/{model}/ready", **_READY)
     @router.get("/models/{model}/versions/{version}/ready", dependencies=this_version, **_READY)
-    async def model_ready(model: str) -> Response:
+    async def model_ready(model: ModelName) -> Response:
         return _readiness({"name": model, "ready": not models.link(model).ailments()})
 
     @router.post("/models/{model}/infer", **_INFER)
     @router.post("/models/{model}/versions/{version}/infer", dependencies=this_version, **_INFER)
-    async def infer(model: str, request: Request) -> Response:
+    async def infer(model: ModelName, request: Request) -> Response:
         """There may be as many pictures as fit one run: either all are answered, or the request fails."""
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
@@ -214,7 +228,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     return router
 
 
-async def _check_version(model: str, version: str) -> None:
+_VersionName = Annotated[str, Path(description=f"There is the version {VERSION}.")]
+
+
+async def _check_version(model: ModelName, version: _VersionName) -> None:
     if version != VERSION:
         raise UnknownModel(f"The model {model!r:.80} has only the version {VERSION}.")
 

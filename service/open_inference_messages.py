@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-_REPLY: dict[str, Any] = {
+REPLY: dict[str, Any] = {
     "model_name": "embedded",
     "model_version": "1",
     "outputs": [
@@ -43,8 +43,6 @@ class ReplyTensor(BaseModel):
 
 
 class InferReply(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"example": _REPLY})
-
     model_name: str
     model_version: str
     id: str = Field("", description="The request's, if it had one.")

@@ -104,6 +104,11 @@ def documented(*kinds: type[errors.ServiceError]) -> Responses:
     return {status: _response(status, same) for status, same in by_status(*kinds, *everywhere).items()}
 
 
+def exemplified(answer: Any) -> Responses:
+    """An example of a route's success, as OpenAPI's ``responses``."""
+    return {200: {"content": {"application/json": {"example": answer}}}}
+
+
 def by_status(*kinds: type[errors.ServiceError]) -> dict[int, list[type[errors.ServiceError]]]:
     """Kinds of errors by the status of their answers, in the table's order."""
     sorted_: dict[int, list[type[errors.ServiceError]]] = {}

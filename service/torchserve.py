@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 from models.prediction import Prediction
 from service.accounting import Record
 from service.api import PICTURE_BODY
-from service.dialects import documented_in, speaking
+from service.dialects import ModelName, documented_in, speaking
 from service.errors import ServiceError
 from service.inference import Models
 from service.patience import Patience
-from service.problems import INFERRING, READING, documented
+from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
 
@@ -53,10 +53,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         methods=["POST", "PUT"],
         summary="Name what is in a picture",
         response_description="Each label with its score, the likeliest first.",
-        responses={200: {"content": {"application/json": {"example": {"espresso": 0.138267}}}}, **ERRORS},
+        responses={**exemplified({"espresso": 0.138267, "pretzel": 0.069649}), **ERRORS},
         openapi_extra=PICTURE_BODY,
     )
-    async def predict(model: str, request: Request) -> dict[str, float]:
+    async def predict(model: ModelName, request: Request) -> dict[str, float]:
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
             with record.stage("receive"):
