@@ -1,4 +1,4 @@
-"""The service's own routes, and what goes over the wire."""
+"""The service's own way to ask what is in a picture, and what goes over the wire."""
 
 import base64
 from collections.abc import Callable, Coroutine, Sequence
@@ -8,28 +8,31 @@ from typing import Annotated, Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from models.evidence import box, loudest, overlay
 from models.prediction import Prediction
 from models.preprocess import Extent, region
-from service import metrics
 from service.accounting import Record
 from service.errors import InvalidParameter
 from service.inference import Inference, Models
 from service.outputs import EVIDENCE_LABELS, Wants
 from service.patience import Patience
+from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
+
+A_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mM4IScHAAK2AQUKW6YGAAAAAElFTkSuQmCC"
+"""One red pixel, as PNG in base64: what the documentation shows for a picture."""
 
 
 class PredictQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, description="Which model is to answer; the first if none is named.")
+    model: str | SkipJsonSchema[None] = Field(None, description="Which model is to answer; the first if none is named.")
     top_k: int = Field(5, ge=1, le=1000, description="How many labels at most.")
     threshold: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False, description="Least score of a label.")
     evidence: bool = Field(
@@ -56,6 +59,16 @@ class LabelEvidence(BaseModel):
     )
 
 
+_REPLY: dict[str, Any] = {
+    "model": "embedded",
+    "predictions": [
+        {"label": "espresso", "index": 193, "wnid": "n07920052", "score": 0.138267},
+        {"label": "pretzel", "index": 181, "wnid": "n07695742", "score": 0.069649},
+    ],
+    "timings_ms": {"receive": 0.075, "decode": 3.086, "queue": 0.573, "device": 18.724, "total": 23.649},
+}
+
+
 class PredictedLabel(BaseModel):
     label: str = Field(description="What people call it.")
     index: int = Field(description="The class's place in the model's list.")
@@ -75,38 +88,37 @@ class PredictReply(BaseModel):
     timings_ms: dict[str, float] = Field(description="Milliseconds in each stage, and in all until the answer.")
 
 
-class ModelHealth(BaseModel):
-    name: str
-    device: str | None = Field(description="Where it runs; unknown until it has been loaded.")
-    ready: bool
-    reasons: list[str] = Field(description="Why it is not ready; empty if it is.")
-
-
-class Health(BaseModel):
-    status: str
-    reasons: list[str] = Field([], description="Why the service is not ready; empty if it is.")
-    models: list[ModelHealth] = Field([], description="The models that are served; the first is the default.")
-
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 PICTURE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": _BINARY,
+            "application/octet-stream": _BINARY,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "properties": {"file": _BINARY["schema"]},
+                    "additionalProperties": False,
                 }
             },
             "application/json": {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "description": "Base64, or a data URI of it."}},
-                }
+                    "properties": {
+                        "image": {
+                            "type": "string",
+                            "format": "byte",
+                            "minLength": 1,
+                            "description": "Base64, or a data URI of it.",
+                        }
+                    },
+                    "additionalProperties": False,
+                },
+                "example": {"image": A_PICTURE},
             },
         },
     }
@@ -126,11 +138,14 @@ class PredictRoute(APIRoute):
 
 
 def create_router(models: Models, settings: Settings) -> APIRouter:
-    """The service's routes, over its models."""
+    """The route that names what is in a picture."""
     router = APIRouter()
 
     async def predict(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-        """Name what is in a picture: the raw body, a form's `file`, or base64 in JSON."""
+        """The picture is the raw body, a form's `file`, or base64 in JSON.
+
+        JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read. With `evidence` each label tells where in the picture it is.
+        """
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
             with record.stage("receive"):
@@ -146,31 +161,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         methods=["POST"],
         response_model=PredictReply,
         response_model_exclude_none=True,
+        tags=["predict"],
+        summary="Name what is in a picture",
+        response_description="The likeliest labels.",
+        responses={**exemplified(_REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
         openapi_extra=PICTURE_BODY,
         route_class_override=PredictRoute,
     )
-
-    @router.get("/health/live", tags=["health"])
-    async def live() -> Health:
-        """This process can answer."""
-        return Health(status="live")
-
-    @router.get(
-        "/health/ready", name="ready", tags=["health"], response_model=Health, responses={503: {"model": Health}}
-    )
-    @router.get("/health", name="health", tags=["health"], response_model=Health, responses={503: {"model": Health}})
-    async def ready(request: Request) -> Response:
-        """A picture sent now would be answered: the models are loaded, warm, and lately gave a right answer."""
-        health = _health(models, request.app.state.draining)
-        if health.reasons:
-            request.state.record.outcome = "not_ready"
-        return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
-
-    @router.get("/metrics", tags=["health"], response_class=PlainTextResponse)
-    def exposition() -> Response:
-        """Prometheus' text format, all processes in one."""
-        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
-
     return router
 
 
@@ -242,15 +239,3 @@ def _label_evidence(patches: NDArray[np.float32], overlay_size: int | None, seen
         overlay(patches, overlay_size).save(file, "PNG")
         evidence["overlay"] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return evidence
-
-
-def _health(models: Models, draining: bool) -> Health:
-    each = []
-    for name in models.names:
-        link = models.link(name)
-        reasons = link.ailments()
-        each.append(
-            ModelHealth(name=name, device=link.card.device if link.card else None, ready=not reasons, reasons=reasons)
-        )
-    reasons = ["the service is shutting down"] * draining + models.ailments()
-    return Health(status="not ready" if reasons else "ready", reasons=reasons, models=each)

@@ -15,7 +15,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
-from service import admin, api, embeddings, errors, hugging_face, logs, metrics, open_inference, page, torchserve
+from service import (
+    admin,
+    api,
+    embeddings,
+    errors,
+    health,
+    hugging_face,
+    logs,
+    metrics,
+    open_inference,
+    page,
+    torchserve,
+)
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
 from service.contract import document
@@ -28,7 +40,7 @@ from service.negotiation import allowed_methods, negotiate
 from service.problems import problem
 from service.settings import Settings
 
-ROOMS = (api, embeddings, open_inference, hugging_face, torchserve)
+ROOMS = (api, health, embeddings, open_inference, hugging_face, torchserve)
 """What has routes for everybody."""
 
 
@@ -58,7 +70,7 @@ def create_app(
                 yield
 
     app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
-    app.openapi = partial(document, app)  # type: ignore[method-assign]
+    app.openapi = partial(document, app, settings)  # type: ignore[method-assign]
     app.state.models = models
     app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from service.errors import ServiceError
-from service.problems import problem
+from service.errors import RetryableError, ServiceError
+from service.problems import Responses, by_status, documented, problem
 
+ModelName = Annotated[str, Path(description="Which model is to answer.")]
 Words = Callable[[ServiceError, int], dict[str, Any]]
 """What a protocol says of an error that is answered with this status."""
 
@@ -34,6 +35,27 @@ def speaking(words: Words) -> type[APIRoute]:
             return handle_in_dialect
 
     return Dialect
+
+
+def documented_in(words: Words, *kinds: type[ServiceError]) -> Responses:
+    """Errors of routes that speak so, as ``problems.documented`` has them; what fails outside of a route stays a
+    problem."""
+    responses, outside = documented(*kinds), documented()
+    for status, same in by_status(*kinds).items():
+        examples = {kind.code: {"summary": kind.title, "value": words(_example(kind), status)} for kind in same}
+        told = {"application/json": {"schema": _schema(words(_example(same[0]), status)), "examples": examples}}
+        responses[status]["content"] = {**told, **outside.get(status, {}).get("content", {})}
+    return responses
+
+
+def _example(kind: type[ServiceError]) -> ServiceError:
+    return kind(kind.example, 1.0) if issubclass(kind, RetryableError) else kind(kind.example)
+
+
+def _schema(told: dict[str, Any]) -> dict[str, Any]:
+    types = {str: "string", int: "integer"}
+    properties = {name: {"type": types[type(value)]} for name, value in told.items()}
+    return {"type": "object", "required": list(told), "properties": properties}
 
 
 def inlined(model: type[BaseModel]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ class ServiceError(Exception):
     Attributes:
         code: stable snake_case name of the kind of error, for programs.
         title: the same for people, one short phrase per code.
+        example: a detail, for the documentation.
         detail: what was wrong with this request and what is allowed; goes to the caller, so nothing internal.
     """
 
     code: ClassVar[str]
     title: ClassVar[str]
+    example: ClassVar[str]
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -32,16 +34,19 @@ class RetryableError(ServiceError):
 class Unauthorized(ServiceError):
     code = "unauthorized"
     title = "A key is needed"
+    example = "This needs a key, as Authorization: Bearer KEY or as X-API-Key: KEY."
 
 
 class NoSuchPath(ServiceError):
     code = "not_found"
     title = "There is no such path"
+    example = "Which paths there are is told by /openapi.json."
 
 
 class WrongMethod(ServiceError):
     code = "method_not_allowed"
     title = "The path does not know this method"
+    example = "It takes OPTIONS, POST."
 
     def __init__(self, detail: str, allowed: Sequence[str]) -> None:
         super().__init__(detail)
@@ -51,11 +56,13 @@ class WrongMethod(ServiceError):
 class NotAcceptable(ServiceError):
     code = "not_acceptable"
     title = "There is no answer of a kind that the caller accepts"
+    example = "Accept takes nothing that there is: application/json."
 
 
 class EmptyBody(ServiceError):
     code = "empty_body"
     title = "No picture was sent"
+    example = "There is no picture in the request."
 
 
 class MalformedBody(ServiceError):
@@ -63,61 +70,73 @@ class MalformedBody(ServiceError):
 
     code = "malformed_body"
     title = "The body cannot be read"
+    example = "The value of image is not base64."
 
 
 class UnsupportedType(ServiceError):
     code = "unsupported_media_type"
     title = "This kind of body is not accepted"
+    example = "text/html is not accepted."
 
 
 class TooManyBytes(ServiceError):
     code = "too_many_bytes"
     title = "The picture has too many bytes"
+    example = "The picture has more than the 20,000,000 bytes that are allowed."
 
 
 class TooManyPixels(ServiceError):
     code = "too_many_pixels"
     title = "The picture has too many pixels"
+    example = "The picture has 12000 x 9000 pixels; at most 50,000,000 are allowed."
 
 
 class NotAnImage(ServiceError):
     code = "not_an_image"
     title = "The data is not a picture"
+    example = "This is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
 
 
 class TruncatedImage(ServiceError):
     code = "truncated_image"
     title = "The picture is cut short or damaged"
+    example = "The JPEG cannot be read to its end."
 
 
 class InvalidParameter(ServiceError):
     code = "invalid_parameter"
     title = "A parameter has a value that is not allowed"
+    example = "top_k: Input should be greater than or equal to 1 (got '0')"
 
 
 class UnknownModel(ServiceError):
     code = "unknown_model"
     title = "No such model is served"
+    example = "No model 'cats' is served; there is embedded."
 
 
 class Overloaded(RetryableError):
     code = "overloaded"
     title = "The service is overloaded"
+    example = "Too many pictures wait for the model."
 
 
 class EngineUnavailable(RetryableError):
     code = "engine_unavailable"
     title = "The model is not available"
+    example = "The model is not loaded yet."
 
 
 class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     title = "There was not enough time"
+    example = "The answer was not ready within 10 s."
 
 
 class InferenceFailed(ServiceError):
     code = "inference_failed"
     title = "The model failed on this picture"
+    example = "The model could not make sense of this picture."
 
 
 class ReloadFailed(ServiceError):
@@ -125,6 +144,7 @@ class ReloadFailed(ServiceError):
 
     code = "reload_failed"
     title = "The model was not reloaded"
+    example = "pets.safetensors: it has no head.weight. The weights before it go on."
 
 
 class InternalError(ServiceError):
@@ -132,6 +152,7 @@ class InternalError(ServiceError):
 
     code = "internal_error"
     title = "A fault of the service"
+    example = "It has been logged under the request_id."
 
 
 class ClientGone(ServiceError):
@@ -139,3 +160,4 @@ class ClientGone(ServiceError):
 
     code = "client_gone"
     title = "The caller has left"
+    example = "The caller left while the picture was read."

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.prediction import top
 from service.accounting import Record
-from service.dialects import inlined, speaking
+from service.api import A_PICTURE
+from service.dialects import ModelName, documented_in, inlined, speaking
 from service.errors import MalformedBody, ServiceError
 from service.inference import Inference, Models
 from service.patience import Patience
+from service.problems import INFERRING, READING
 from service.settings import Settings
 from service.uploads import checked, from_base64, read_body, read_picture
 
@@ -33,13 +35,16 @@ class Parameters(BaseModel):
 
 
 class Asked(BaseModel):
-    inputs: str = Field(description="The picture, as base64 or as a data URI.")
+    inputs: str = Field(
+        description="The picture, as base64 or as a data URI.",
+        json_schema_extra={"format": "byte", "minLength": 1, "example": A_PICTURE},
+    )
     parameters: Parameters = Parameters()
 
 
 class LabelScore(BaseModel):
-    label: str
-    score: float
+    label: str = Field(examples=["espresso"])
+    score: float = Field(examples=[0.138267])
 
 
 BODY: dict[str, Any] = {
@@ -54,18 +59,29 @@ BODY: dict[str, Any] = {
 }
 
 
+def _words(error: ServiceError, status: int) -> dict[str, Any]:
+    return {"error": error.detail, "code": error.code}
+
+
+ERRORS = documented_in(_words, *READING, *INFERRING)
+
+
 def create_router(models: Models, settings: Settings) -> APIRouter:
     """The routes of the Hugging Face Inference API."""
     router = APIRouter(tags=["Hugging Face"], route_class=speaking(_words))
+    documentation: dict[str, Any] = {
+        "responses": ERRORS,
+        "response_description": "The likeliest labels.",
+        "openapi_extra": BODY,
+    }
 
-    @router.post("/hf/{model}", openapi_extra=BODY)
-    async def classify_by(model: str, request: Request) -> list[LabelScore]:
-        """Name what is in a picture, by the model of that name."""
+    @router.post("/hf/{model}", summary="Name what is in a picture, by this model", **documentation)
+    async def classify_by(model: ModelName, request: Request) -> list[LabelScore]:
         return await _classify(request, models, settings, model)
 
-    @router.post("/hf", openapi_extra=BODY)
+    @router.post("/hf", summary="Name what is in a picture", **documentation)
     async def classify(request: Request) -> list[LabelScore]:
-        """Name what is in a picture: give this address to `InferenceClient` as its model."""
+        """Give this address to `huggingface_hub.InferenceClient` as its model."""
         return await _classify(request, models, settings, None)
 
     return router
@@ -104,7 +120,3 @@ def _scores(inference: Inference, parameters: Parameters) -> NDArray[np.float32]
             return np.asarray(1 / (1 + np.exp(-inference.logits)), np.float32)
         case "none":
             return inference.logits
-
-
-def _words(error: ServiceError, status: int) -> dict[str, Any]:
-    return {"error": error.detail, "code": error.code}

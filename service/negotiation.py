@@ -25,7 +25,8 @@ def answer_kinds(route: APIRoute) -> list[str]:
     """The kinds of content that a route's success is documented to have."""
     chosen = route.response_class
     response_class = chosen.value if isinstance(chosen, DefaultPlaceholder) else chosen
-    return [response_class.media_type, *route.responses.get(200, {}).get("content", {})]
+    documented = route.responses.get(200, {}).get("content", {})
+    return list(dict.fromkeys([response_class.media_type, *documented]))
 
 
 def allowed_methods(request: Request) -> list[str]:

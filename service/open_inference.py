@@ -7,26 +7,38 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from models.prediction import top
 from service.accounting import Record
-from service.dialects import inlined, speaking
-from service.errors import InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
+from service.api import A_PICTURE
+from service.dialects import ModelName, documented_in, inlined, speaking
+from service.errors import EngineUnavailable, InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
 from service.images import MAX_SIDE
 from service.inference import Inference, Models, Picture
+from service.open_inference_messages import (
+    REPLY,
+    InferReply,
+    InferRequest,
+    Live,
+    Metadata,
+    ModelReady,
+    ModelState,
+    Ready,
+    RequestedOutput,
+    Server,
+)
 from service.patience import Patience
+from service.problems import INFERRING, READING, documented
 from service.settings import Settings
 from service.tensors import (
     HEADER_LENGTH,
-    InferRequest,
     OutputTensor,
     Received,
-    RequestedOutput,
     encode,
     pixels,
     receive,
@@ -41,50 +53,122 @@ PICTURES_IN_BYTES = 4
 DEFAULT_OUTPUTS = [RequestedOutput(name="labels"), RequestedOutput(name="indices"), RequestedOutput(name="scores")]
 DEFAULT_TOP_K = 5
 
+_EXAMPLE = {
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [A_PICTURE]}],
+    "parameters": {"top_k": 2},
+}
+
 INFER_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": inlined(InferRequest)},
+            "application/json": {"schema": inlined(InferRequest), "example": _EXAMPLE},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
 
 
+def _words(error: ServiceError, status: int) -> dict[str, Any]:
+    return {"error": error.detail}
+
+
+_MODEL_ERRORS = documented_in(_words, UnknownModel, EngineUnavailable)
+_READY: dict[str, Any] = {
+    "summary": "Whether the model would answer a request that came now",
+    "response_model": ModelReady,
+    "response_description": "It would.",
+    "responses": {
+        **documented_in(_words, UnknownModel),
+        503: {"model": ModelReady, "description": "It would not."},
+    },
+}
+_INFER: dict[str, Any] = {
+    "summary": "Name what is in some pictures",
+    "response_model": InferReply,
+    "response_description": "The outputs that were asked for; binary ones follow the JSON.",
+    "responses": {
+        200: {
+            "content": {
+                "application/json": {"example": REPLY},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+            "headers": {
+                HEADER_LENGTH: {
+                    "description": "How much of a body with binary tensors is JSON.",
+                    "schema": {"type": "integer"},
+                }
+            },
+        },
+        **documented_in(_words, InvalidParameter, *READING, *INFERRING),
+    },
+    "openapi_extra": INFER_BODY,
+}
+
+
 def create_router(models: Models, settings: Settings) -> APIRouter:
     """The routes of the protocol."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=speaking(_words))
+    this_version = [Depends(_check_version)]
 
-    @router.get("")
+    @router.get(
+        "",
+        summary="What serves here",
+        response_model=Server,
+        response_description="Name, version and extensions.",
+        responses=documented(),
+    )
     async def server() -> dict[str, Any]:
-        """What serves here, and what it can beyond the protocol."""
+        """Its `extensions` are what it can beyond the protocol."""
         extensions = ["classification", "binary_tensor_data", "model_repository"]
         return {"name": "volo", "version": version("volo-serve"), "extensions": extensions}
 
-    @router.get("/health/live", tags=["health"])
+    @router.get(
+        "/health/live",
+        tags=["health"],
+        summary="Whether this process can answer",
+        response_model=Live,
+        response_description="It can.",
+        responses=documented(),
+    )
     async def live() -> dict[str, bool]:
-        """This process can answer."""
         return {"live": True}
 
-    @router.get("/health/ready", tags=["health"])
+    @router.get(
+        "/health/ready",
+        tags=["health"],
+        summary="Whether every model would answer a request that came now",
+        response_model=Ready,
+        response_description="They would.",
+        responses={**documented(), 503: {"model": Ready, "description": "Some would not."}},
+    )
     async def ready() -> Response:
-        """Every model would answer a request that came now."""
         return _readiness({"ready": not models.ailments()})
 
-    @router.post("/repository/index")
+    @router.post(
+        "/repository/index",
+        summary="The models that are served",
+        response_model=list[ModelState],
+        response_description="Each with its state.",
+        responses=documented(),
+    )
     async def index() -> list[dict[str, str]]:
-        """The models that are served."""
         return [
             {"name": name, "version": VERSION, "state": "UNAVAILABLE" if models.link(name).ailments() else "READY"}
             for name in models.names
         ]
 
-    @router.get("/models/{model}")
-    @router.get("/models/{model}/versions/{version}")
-    async def metadata(model: str, version: str = VERSION) -> dict[str, Any]:
-        """What goes into a model and what comes out."""
-        classes = len(_card(models, model, version).labels)
+    tell_metadata: dict[str, Any] = {
+        "summary": "What goes into a model and what comes out",
+        "response_model": Metadata,
+        "response_description": "Its inputs and outputs.",
+        "responses": _MODEL_ERRORS,
+    }
+
+    @router.get("/models/{model}", **tell_metadata)
+    @router.get("/models/{model}/versions/{version}", dependencies=this_version, **tell_metadata)
+    async def metadata(model: ModelName) -> dict[str, Any]:
+        classes = len(models.card(model).labels)
         return {
             "name": model,
             "versions": [VERSION],
@@ -98,11 +182,17 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             ],
         }
 
-    @router.get("/models/{model}/config")
-    @router.get("/models/{model}/versions/{version}/config")
-    async def config(model: str, version: str = VERSION) -> dict[str, Any]:
-        """The same as Triton's model configuration has it, which its tools ask for."""
-        classes = len(_card(models, model, version).labels)
+    tell_config: dict[str, Any] = {
+        "summary": "The same, as Triton's model configuration has it",
+        "response_description": "The configuration.",
+        "responses": _MODEL_ERRORS,
+    }
+
+    @router.get("/models/{model}/config", **tell_config)
+    @router.get("/models/{model}/versions/{version}/config", dependencies=this_version, **tell_config)
+    async def config(model: ModelName) -> dict[str, Any]:
+        """Triton's tools ask for it."""
+        classes = len(models.card(model).labels)
         kinds = {"labels": "TYPE_STRING", "indices": "TYPE_INT64", "scores": "TYPE_FP32"}
         return {
             "name": model,
@@ -115,18 +205,15 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             ],
         }
 
-    @router.get("/models/{model}/ready")
-    @router.get("/models/{model}/versions/{version}/ready")
-    async def model_ready(model: str, version: str = VERSION) -> Response:
-        """The model would answer a request that came now."""
-        _check_version(model, version)
+    @router.get("/models/{model}/ready", **_READY)
+    @router.get("/models/{model}/versions/{version}/ready", dependencies=this_version, **_READY)
+    async def model_ready(model: ModelName) -> Response:
         return _readiness({"name": model, "ready": not models.link(model).ailments()})
 
-    @router.post("/models/{model}/infer", openapi_extra=INFER_BODY)
-    @router.post("/models/{model}/versions/{version}/infer", openapi_extra=INFER_BODY)
-    async def infer(model: str, request: Request, version: str = VERSION) -> Response:
-        """Name what is in up to as many pictures as fit one run: either all are answered, or the request fails."""
-        _check_version(model, version)
+    @router.post("/models/{model}/infer", **_INFER)
+    @router.post("/models/{model}/versions/{version}/infer", dependencies=this_version, **_INFER)
+    async def infer(model: ModelName, request: Request) -> Response:
+        """There may be as many pictures as fit one run: either all are answered, or the request fails."""
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
             with record.stage("receive"):
@@ -141,14 +228,12 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     return router
 
 
-def _check_version(model: str, version: str) -> None:
+_VersionName = Annotated[str, Path(description=f"There is the version {VERSION}.")]
+
+
+async def _check_version(model: ModelName, version: _VersionName) -> None:
     if version != VERSION:
         raise UnknownModel(f"The model {model!r:.80} has only the version {VERSION}.")
-
-
-def _card(models: Models, model: str, version: str) -> Any:
-    _check_version(model, version)
-    return models.card(model)
 
 
 def _readiness(body: dict[str, Any]) -> Response:
@@ -225,7 +310,3 @@ def _classification(name: str, inferences: Sequence[Inference], count: Any) -> A
         found = top(values, each.card.labels, count, threshold=-np.inf)
         rows.append([f"{one.score:f}:{one.index}:{one.label}" for one in found])
     return np.array(rows, object)
-
-
-def _words(error: ServiceError, status: int) -> dict[str, Any]:
-    return {"error": error.detail}

@@ -9,39 +9,20 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from service.errors import MalformedBody
+from service.open_inference_messages import InferRequest, InputTensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that says how much of a body is JSON; binary tensors follow it."""
 
 _LENGTH = struct.Struct("<I")  # of each element of a BYTES tensor
 _DATATYPES = {"FP32": np.float32, "INT64": np.int64, "UINT8": np.uint8}
-
-
-class InputTensor(BaseModel):
-    name: str
-    shape: list[int] = Field(description="Of BYTES [N] or [N, 1], of UINT8 [N, H, W, 3].")
-    datatype: str
-    parameters: dict[str, Any] = {}
-    data: Any = Field(None, description="Flat or nested; left out where `parameters.binary_data_size` is given.")
-
-
-class RequestedOutput(BaseModel):
-    name: Literal["labels", "indices", "scores", "logits"]
-    parameters: dict[str, Any] = {}
-
-
-class InferRequest(BaseModel):
-    id: str = ""
-    parameters: dict[str, Any] = {}
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = None
 
 
 class Received(NamedTuple):

@@ -3,7 +3,7 @@
 TorchServe is no longer maintained. Its ``image_classifier`` answers ``{"label": score, ...}``, and so does this.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field
 from models.prediction import Prediction
 from service.accounting import Record
 from service.api import PICTURE_BODY
-from service.dialects import speaking
+from service.dialects import ModelName, documented_in, speaking
 from service.errors import ServiceError
 from service.inference import Models
 from service.patience import Patience
+from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
 
@@ -24,26 +25,38 @@ TOP_K = 5
 
 
 class Ping(BaseModel):
-    status: str = Field(description="Healthy, or Unhealthy with the status 503.")
+    status: Literal["Healthy", "Unhealthy"] = Field(description="Unhealthy goes with the status 503.")
 
 
 class ModelEntry(BaseModel):
-    modelName: str
-    modelUrl: str
+    modelName: str = Field(examples=["embedded"])
+    modelUrl: str = Field(examples=["embedded"])
 
 
 class ModelList(BaseModel):
     models: list[ModelEntry]
 
 
+def _words(error: ServiceError, status: int) -> dict[str, Any]:
+    return {"code": status, "type": type(error).__name__, "message": error.detail}
+
+
+ERRORS = documented_in(_words, *READING, *INFERRING)
+
+
 def create_router(models: Models, settings: Settings) -> APIRouter:
     """The routes of TorchServe's inference and management interfaces that clients ask."""
     router = APIRouter(tags=["TorchServe"], route_class=speaking(_words))
 
-    @router.post("/predictions/{model}", openapi_extra=PICTURE_BODY)
-    @router.put("/predictions/{model}", openapi_extra=PICTURE_BODY)
-    async def predict(model: str, request: Request) -> dict[str, float]:
-        """Name what is in a picture: each label with its score, the likeliest first."""
+    @router.api_route(
+        "/predictions/{model}",
+        methods=["POST", "PUT"],
+        summary="Name what is in a picture",
+        response_description="Each label with its score, the likeliest first.",
+        responses={**exemplified({"espresso": 0.138267, "pretzel": 0.069649}), **ERRORS},
+        openapi_extra=PICTURE_BODY,
+    )
+    async def predict(model: ModelName, request: Request) -> dict[str, float]:
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
             with record.stage("receive"):
@@ -52,15 +65,25 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             inference = await models.infer(picture, record, model)
         return by_label(inference.top(TOP_K))
 
-    @router.get("/ping", tags=["health"], response_model=Ping, responses={503: {"model": Ping}})
+    @router.get(
+        "/ping",
+        tags=["health"],
+        summary="Whether a picture sent now would be answered",
+        response_model=Ping,
+        response_description="It would.",
+        responses={**documented(), 503: {"model": Ping, "description": "It would not."}},
+    )
     async def ping() -> Response:
-        """Whether a picture sent now would be answered."""
         ailing = bool(models.ailments())
         return JSONResponse({"status": "Unhealthy" if ailing else "Healthy"}, 503 if ailing else 200)
 
-    @router.get("/models")
+    @router.get(
+        "/models",
+        summary="The models that are served",
+        response_description="Their names.",
+        responses=documented(),
+    )
     async def list_models() -> ModelList:
-        """The models that are served."""
         return ModelList(models=[ModelEntry(modelName=name, modelUrl=name) for name in models.names])
 
     return router
@@ -72,7 +95,3 @@ def by_label(found: list[Prediction]) -> dict[str, float]:
     for each in found:
         told[f"{each.label} ({each.index})" if each.label in told else each.label] = each.score
     return told
-
-
-def _words(error: ServiceError, status: int) -> dict[str, Any]:
-    return {"code": status, "type": type(error).__name__, "message": error.detail}

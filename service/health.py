@@ -1,0 +1,91 @@
+"""Whether the service is well: for balancers, orchestrators and Prometheus."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, Field
+
+from service import metrics
+from service.inference import Models
+from service.problems import documented, exemplified
+from service.settings import Settings
+
+
+class ModelHealth(BaseModel):
+    name: str
+    device: str | None = Field(description="Where it runs; unknown until it has been loaded.")
+    ready: bool
+    reasons: list[str] = Field(description="Why it is not ready; empty if it is.")
+
+
+_HEALTH: dict[str, Any] = {
+    "status": "ready",
+    "reasons": [],
+    "models": [{"name": "embedded", "device": "cpu", "ready": True, "reasons": []}],
+}
+
+
+class Health(BaseModel):
+    status: Literal["live", "ready", "not ready"]
+    reasons: list[str] = Field([], description="Why the service is not ready; empty if it is.")
+    models: list[ModelHealth] = Field([], description="The models that are served; the first is the default.")
+
+
+def create_router(models: Models, settings: Settings) -> APIRouter:
+    """The routes that tell how the service is."""
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/health/live",
+        summary="Whether this process can answer",
+        response_description="It can.",
+        responses={**exemplified({"status": "live", "reasons": [], "models": []}), **documented()},
+    )
+    async def live() -> Health:
+        return Health(status="live")
+
+    async def ready(request: Request) -> Response:
+        """Ready means that the models are loaded, warm, and lately gave a right answer."""
+        health = _health(models, request.app.state.draining)
+        if health.reasons:
+            request.state.record.outcome = "not_ready"
+        return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
+
+    for path in ("/health", "/health/ready"):
+        router.add_api_route(
+            path,
+            ready,
+            summary="Whether a picture sent now would be answered",
+            response_model=Health,
+            response_description="It would.",
+            responses={
+                **exemplified(_HEALTH),
+                **documented(),
+                503: {"model": Health, "description": "It would not, for the `reasons` given."},
+            },
+        )
+
+    @router.get(
+        "/metrics",
+        summary="Prometheus' text format, all processes in one",
+        response_class=PlainTextResponse,
+        response_description="All metrics.",
+        responses=documented(),
+    )
+    def exposition() -> Response:
+        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+    return router
+
+
+def _health(models: Models, draining: bool) -> Health:
+    each = []
+    for name in models.names:
+        link = models.link(name)
+        reasons = link.ailments()
+        each.append(
+            ModelHealth(name=name, device=link.card.device if link.card else None, ready=not reasons, reasons=reasons)
+        )
+    reasons = ["the service is shutting down"] * draining + models.ailments()
+    return Health(status="not ready" if reasons else "ready", reasons=reasons, models=each)

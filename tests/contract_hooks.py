@@ -1,0 +1,42 @@
+"""What schemathesis has to be told of our routes: how pictures look, and which parameters go together."""
+
+import base64
+from io import BytesIO
+from typing import Any
+
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+from schemathesis.transport.serialization import Binary
+
+from service.outputs import EVIDENCE_LABELS
+
+
+def _picture(width: int, height: int, red: int, kind: str) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (width, height), (red, 0, 0)).save(file, kind)
+    return file.getvalue()
+
+
+PICTURES = st.builds(
+    _picture,
+    width=st.integers(1, 64),
+    height=st.integers(1, 64),
+    red=st.integers(0, 255),
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]),
+)
+
+schemathesis.openapi.media_type("image/*", PICTURES, aliases=["application/octet-stream"])
+schemathesis.openapi.format("binary", PICTURES.map(Binary))
+schemathesis.openapi.format("byte", PICTURES.map(lambda picture: base64.b64encode(picture).decode()))
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+    """An overlay is one of evidence, and evidence is told of so many labels: OpenAPI cannot say it."""
+    query = case.query or {}
+    asked = {name: str(query.get(name, "")).lower() for name in ("evidence", "overlay", "top_k")}
+    if asked["overlay"] == "true" and asked["evidence"] in ("", "false"):
+        query["evidence"] = asked["evidence"] = "true"
+    if asked["evidence"] == "true" and asked["top_k"] in map(str, range(EVIDENCE_LABELS + 1, 1001)):
+        query["top_k"] = EVIDENCE_LABELS
