@@ -110,9 +110,10 @@ async def test_probes_are_open_unless_they_are_set_to_need_a_key(tmp_path: Path,
         assert (await client.get(path, headers=BEARER)).status_code != 401
 
 
-async def test_the_documentation_is_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/", "/page.js", "/samples/cat.jpg", "/openapi.json"])
+async def test_the_page_and_the_documentation_are_open(tmp_path: Path, path: str) -> None:
     async with caller(tmp_path, api_keys=KEYS, probes_need_key=True) as client:
-        assert (await client.get("/openapi.json")).status_code == 200
+        assert (await client.get(path)).status_code == 200
 
 
 async def test_without_an_admin_key_there_is_no_admin(tmp_path: Path) -> None:
