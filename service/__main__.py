@@ -43,9 +43,9 @@ def _child(role: str) -> None:
     setproctitle(f"volo: {name}")
     logs.configure(settings.log_level, settings.log_format, name)
     if role == "engine":
-        from service import engine  # here, because HTTP workers do without torch
+        from service import engine_process  # here, because HTTP workers do without torch
 
-        engine.main(orders)
+        engine_process.main(orders)
     else:
         from service import worker
 

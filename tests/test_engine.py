@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 from service.batching import Queue
 from service.costs import Costs
 from service.device import DeviceFault
-from service.engine import PROBE_S, Engine, main
+from service.engine import PROBE_S, Engine
+from service.engine_process import main
 from service.errors import InferenceFailed
 from service.link import Link
 from service.outputs import Outputs, Wants

@@ -117,7 +117,8 @@ def _process(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
 def _engine(listener: socket.socket, card: ModelCard) -> None:
     from service.batching import Queue  # here, because HTTP workers do without torch
     from service.costs import Costs
-    from service.engine import Engine, run
+    from service.engine import Engine
+    from service.engine_process import run
 
     setproctitle("volo: engine")
     costs = Costs({2**step: _COST_S for step in range(_LARGEST.bit_length())}, padded=False)
