@@ -37,12 +37,22 @@ async def ask_to_reload(path: Path, name: str | None) -> list[str]:
     Raises:
         Refused: it cannot be; the one before goes on.
     """
-    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        raise _ending() from None
     try:
         writer.write(json.dumps({"reload": name}).encode() + b"\n")
-        reply = json.loads(await reader.readline())
+        line = await reader.readline()
     finally:
         writer.close()
+    if not line:
+        raise _ending()
+    reply = json.loads(line)
     if "refused" in reply:
         raise Refused(reply["refused"])
     return list(reply["reloaded"])
+
+
+def _ending() -> Refused:
+    return Refused("the service is ending, or being started again")
