@@ -38,21 +38,21 @@ async def ask_to_reload(path: Path, name: str | None) -> list[str]:
         Refused: it cannot be; the one before goes on.
     """
     try:
-        reader, writer = await asyncio.open_unix_connection(path)
+        line = await _ask(path, json.dumps({"reload": name}).encode() + b"\n")
     except OSError:
-        raise _ending() from None
-    try:
-        writer.write(json.dumps({"reload": name}).encode() + b"\n")
-        line = await reader.readline()
-    finally:
-        writer.close()
+        line = b""
     if not line:
-        raise _ending()
+        raise Refused("the service is ending, or being started again")
     reply = json.loads(line)
     if "refused" in reply:
         raise Refused(reply["refused"])
     return list(reply["reloaded"])
 
 
-def _ending() -> Refused:
-    return Refused("the service is ending, or being started again")
+async def _ask(path: Path, line: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(line)
+        return await reader.readline()
+    finally:
+        writer.close()
