@@ -134,4 +134,4 @@ async def test_schemathesis_finds_nothing() -> None:
                 timeout=PATIENCE_S,
             )
     assert ended.returncode == 0, ended.stdout
-    assert "No issues found" in ended.stdout or "1 warning" in ended.stdout, ended.stdout
+    assert f"Tested: {len(list(operations()))}\n" in ended.stdout
