@@ -11,12 +11,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.responses import JSONResponse
 
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
-from service.dialects import ModelName, documented_in, inlined, speaking
+from service.dialects import ModelName, documented_in, inlined, readiness, speaking
 from service.errors import EngineUnavailable, InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
 from service.images import MAX_SIDE
 from service.inference import Inference, Models, Picture
@@ -142,8 +141,9 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         response_description="They would.",
         responses={**documented(), 503: {"model": Ready, "description": "Some would not."}},
     )
-    async def ready() -> Response:
-        return _readiness({"ready": not models.ailments()})
+    async def ready(request: Request) -> Response:
+        well = not models.ailments()
+        return readiness(request, well, {"ready": well})
 
     @router.post(
         "/repository/index",
@@ -207,8 +207,9 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 
     @router.get("/models/{model}/ready", **_READY)
     @router.get("/models/{model}/versions/{version}/ready", dependencies=this_version, **_READY)
-    async def model_ready(model: ModelName) -> Response:
-        return _readiness({"name": model, "ready": not models.link(model).ailments()})
+    async def model_ready(model: ModelName, request: Request) -> Response:
+        well = not models.ailments(model)
+        return readiness(request, well, {"name": model, "ready": well})
 
     @router.post("/models/{model}/infer", **_INFER)
     @router.post("/models/{model}/versions/{version}/infer", dependencies=this_version, **_INFER)
@@ -234,10 +235,6 @@ _VersionName = Annotated[str, Path(description=f"There is the version {VERSION}.
 async def _check_version(model: ModelName, version: _VersionName) -> None:
     if version != VERSION:
         raise UnknownModel(f"The model {model!r:.80} has only the version {VERSION}.")
-
-
-def _readiness(body: dict[str, Any]) -> Response:
-    return JSONResponse(body, 200 if body["ready"] else 503)
 
 
 def _pictures(received: Received, settings: Settings) -> list[Picture]:
