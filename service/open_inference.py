@@ -23,6 +23,7 @@ from service.images import MAX_SIDE
 from service.inference import Inference, Models, Picture
 from service.open_inference_messages import (
     REPLY,
+    VERSION,
     InferReply,
     InferRequest,
     Live,
@@ -33,7 +34,9 @@ from service.open_inference_messages import (
     RequestedOutput,
     RequestParameters,
     Server,
-    TensorMetadata,
+    config_of,
+    metadata_of,
+    state_of,
 )
 from service.patience import Patience
 from service.problems import INFERRING, READING, documented
@@ -41,8 +44,6 @@ from service.settings import Settings
 from service.tensors import HEADER_LENGTH, OutputTensor, Received, encode, pixels, receive, texts
 from service.uploads import checked, from_base64, read_body
 
-VERSION = "1"
-"""Of each model: there is only the one that is loaded."""
 PICTURES_IN_BYTES = 4
 """A request may be so many times as large as a picture."""
 DEFAULT_OUTPUTS = [RequestedOutput(name="labels"), RequestedOutput(name="indices"), RequestedOutput(name="scores")]
@@ -145,12 +146,11 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     @router.post(
         "/repository/index",
         summary="The models that are served",
-        response_model=list[ModelState],
         response_description="Each with its state.",
         responses=documented(),
     )
-    async def index() -> list[dict[str, str]]:
-        return [_model_state(name, models.ailments(name)) for name in models.names]
+    async def index() -> list[ModelState]:
+        return [state_of(name, models.ailments(name)) for name in models.names]
 
     tell_metadata: dict[str, Any] = {
         "summary": "What goes into a model and what comes out",
@@ -161,7 +161,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     @router.get("/models/{model}", **tell_metadata)
     @router.get("/models/{model}/versions/{version}", dependencies=this_version, **tell_metadata)
     async def metadata(model: ModelName) -> Metadata:
-        return _metadata(model, len(models.card(model).labels))
+        return metadata_of(model, len(models.card(model).labels))
 
     tell_config: dict[str, Any] = {
         "summary": "The same, as Triton's model configuration has it",
@@ -173,7 +173,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     @router.get("/models/{model}/versions/{version}/config", dependencies=this_version, **tell_config)
     async def config(model: ModelName) -> dict[str, Any]:
         """Triton's tools ask for it."""
-        return _config(_metadata(model, len(models.card(model).labels)), most)
+        return config_of(metadata_of(model, len(models.card(model).labels)), most)
 
     @router.get("/models/{model}/ready", **_READY)
     @router.get("/models/{model}/versions/{version}/ready", dependencies=this_version, **_READY)
@@ -206,38 +206,6 @@ _VersionName = Annotated[str, Path(description=f"There is the version {VERSION}.
 async def _check_version(model: ModelName, version: _VersionName) -> None:
     if version != VERSION:
         raise UnknownModel(f"The model {model!r:.80} has only the version {VERSION}.")
-
-
-def _metadata(model: str, classes: int) -> Metadata:
-    outputs = {"labels": ("BYTES", -1), "indices": ("INT64", -1), "scores": ("FP32", -1), "logits": ("FP32", classes)}
-    return Metadata(
-        name=model,
-        versions=[VERSION],
-        platform="pytorch_volo",
-        inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[-1, 1])],
-        outputs=[
-            TensorMetadata(name=name, datatype=kind, shape=[-1, width]) for name, (kind, width) in outputs.items()
-        ],
-    )
-
-
-def _config(metadata: Metadata, most: int) -> dict[str, Any]:
-    def told(tensor: TensorMetadata) -> dict[str, Any]:
-        kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
-        return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": tensor.shape[1:]}
-
-    return {
-        "name": metadata.name,
-        "platform": metadata.platform,
-        "max_batch_size": most,
-        "input": [told(tensor) for tensor in metadata.inputs],
-        "output": [told(tensor) for tensor in metadata.outputs],
-    }
-
-
-def _model_state(name: str, ailments: Sequence[str]) -> dict[str, str]:
-    state = "UNAVAILABLE" if ailments else "READY"
-    return {"name": name, "version": VERSION, "state": state, "reason": "; ".join(ailments)}
 
 
 def _pictures(received: Received, settings: Settings, most: int) -> list[Picture]:

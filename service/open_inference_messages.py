@@ -1,11 +1,14 @@
 """What the Open Inference Protocol says in JSON, both ways."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, Strict, StrictBool
 
 _Count = Annotated[int, Strict(), Field(ge=1)]
 
+VERSION = "1"
+"""Of each model: there is only the one that is loaded."""
 REPLY: dict[str, Any] = {
     "model_name": "embedded",
     "model_version": "1",
@@ -111,3 +114,39 @@ class Metadata(BaseModel):
     platform: str = Field(examples=["pytorch_volo"])
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+
+
+def metadata_of(model: str, classes: int) -> Metadata:
+    """What goes into a model of so many classes, and what comes out."""
+    outputs = {"labels": ("BYTES", -1), "indices": ("INT64", -1), "scores": ("FP32", -1), "logits": ("FP32", classes)}
+    return Metadata(
+        name=model,
+        versions=[VERSION],
+        platform="pytorch_volo",
+        inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[-1, 1])],
+        outputs=[
+            TensorMetadata(name=name, datatype=kind, shape=[-1, width]) for name, (kind, width) in outputs.items()
+        ],
+    )
+
+
+def config_of(metadata: Metadata, most: int) -> dict[str, Any]:
+    """The same as Triton's model configuration, of a model that takes ``most`` pictures in one request."""
+
+    def told(tensor: TensorMetadata) -> dict[str, Any]:
+        kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+        return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": tensor.shape[1:]}
+
+    return {
+        "name": metadata.name,
+        "platform": metadata.platform,
+        "max_batch_size": most,
+        "input": [told(tensor) for tensor in metadata.inputs],
+        "output": [told(tensor) for tensor in metadata.outputs],
+    }
+
+
+def state_of(name: str, ailments: Sequence[str]) -> ModelState:
+    """Whether a model is ready, by what ails it."""
+    state: Literal["READY", "UNAVAILABLE"] = "UNAVAILABLE" if ailments else "READY"
+    return ModelState(name=name, version=VERSION, state=state, reason="; ".join(ailments))
