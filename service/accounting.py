@@ -121,7 +121,8 @@ def _account(record: Record, scope: Scope) -> None:
     _request_seconds(endpoint).observe(record.elapsed_s)
     for name, seconds in record.stages.items():
         _stage_seconds(name).observe(seconds)
-    quiet = endpoint.startswith(("/health", "/metrics")) and record.outcome in ("ok", "not_ready")  # they come often
+    probed = "health" in getattr(scope.get("route"), "tags", ())
+    quiet = probed and record.outcome in ("ok", "not_ready")  # they come often
     timings = {f"{name}_ms": milliseconds for name, milliseconds in record.timings_ms().items()}
     (logger.debug if quiet else logger.info)("request", endpoint=endpoint, outcome=record.outcome, **timings)
 

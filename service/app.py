@@ -72,7 +72,6 @@ def create_app(
     app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
     app.openapi = partial(document, app, settings)  # type: ignore[method-assign]
     app.state.models = models
-    app.state.draining = False
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
     routers = [room.create_router(models, settings) for room in ROOMS]
     if settings.page:

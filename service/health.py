@@ -3,10 +3,11 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from service import metrics
+from service.dialects import readiness
 from service.inference import Models
 from service.problems import documented, exemplified
 from service.settings import Settings
@@ -47,10 +48,8 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 
     async def ready(request: Request) -> Response:
         """Ready means that the models are loaded, warm, and lately gave a right answer."""
-        health = _health(models, request.app.state.draining)
-        if health.reasons:
-            request.state.record.outcome = "not_ready"
-        return JSONResponse(health.model_dump(), 503 if health.reasons else 200)
+        health = _health(models)
+        return readiness(request, not health.reasons, health.model_dump())
 
     for path in ("/health", "/health/ready"):
         router.add_api_route(
@@ -79,7 +78,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     return router
 
 
-def _health(models: Models, draining: bool) -> Health:
+def _health(models: Models) -> Health:
     each = []
     for name in models.names:
         link = models.link(name)
@@ -87,5 +86,5 @@ def _health(models: Models, draining: bool) -> Health:
         each.append(
             ModelHealth(name=name, device=link.card.device if link.card else None, ready=not reasons, reasons=reasons)
         )
-    reasons = ["the service is shutting down"] * draining + models.ailments()
+    reasons = models.ailments()
     return Health(status="not ready" if reasons else "ready", reasons=reasons, models=each)

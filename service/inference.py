@@ -54,11 +54,15 @@ class Inference:
 
 
 class Models:
-    """The models that are served, by name; the first answers those who name none."""
+    """The models that are served, by name; the first answers those who name none.
+
+    ``draining`` is set when the service is about to end: it still answers, but pictures should be sent elsewhere.
+    """
 
     def __init__(self, links: Mapping[str, Link], settings: Settings) -> None:
         self._links = dict(links)
         self._settings = settings
+        self.draining = False
         # Bulk work in the background leaves decoders and slots to those who wait for an answer.
         self._background = asyncio.Semaphore(settings.max_batch)
         self._background_decoding = asyncio.Semaphore(max(1, settings.decode_threads - 1))
@@ -95,13 +99,16 @@ class Models:
             raise EngineUnavailable("The model is not loaded yet.", RESTART_S)
         return card
 
-    def ailments(self) -> list[str]:
-        """Why requests would not be answered well now; empty if they would, by every model."""
-        several = len(self._links) > 1
-        return [
-            f"{name}: {ailment}" if several else ailment
-            for name, link in self._links.items()
-            for ailment in link.ailments()
+    def ailments(self, name: str | None = None) -> list[str]:
+        """Why pictures should not be sent here now, to this model or if none is named to any; empty if they should.
+
+        Raises:
+            UnknownModel: none of that name is served.
+        """
+        links = self._links if name is None else {name: self.link(name)}
+        several = len(links) > 1
+        return ["the service is shutting down"] * self.draining + [
+            f"{name}: {ailment}" if several else ailment for name, link in links.items() for ailment in link.ailments()
         ]
 
     async def infer(

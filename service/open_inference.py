@@ -1,27 +1,29 @@
 """The Open Inference Protocol v2, which KServe and Triton speak, with Triton's classification and binary tensors.
 
 The one input, ``image``, holds encoded pictures as BYTES [N] (in JSON as base64), or pixels as UINT8 [N, H, W, 3].
+The outputs are ``labels``, ``indices`` and ``scores`` [N, k], and on request ``logits`` [N, classes].
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
 import asyncio
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
 
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
-from service.dialects import ModelName, documented_in, inlined, speaking
+from service.dialects import ModelName, documented_in, inlined, readiness, speaking
 from service.errors import EngineUnavailable, InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
 from service.images import MAX_SIDE
 from service.inference import Inference, Models, Picture
 from service.open_inference_messages import (
     REPLY,
+    VERSION,
     InferReply,
     InferRequest,
     Live,
@@ -30,28 +32,21 @@ from service.open_inference_messages import (
     ModelState,
     Ready,
     RequestedOutput,
+    RequestParameters,
     Server,
+    config_of,
+    metadata_of,
+    state_of,
 )
 from service.patience import Patience
 from service.problems import INFERRING, READING, documented
 from service.settings import Settings
-from service.tensors import (
-    HEADER_LENGTH,
-    OutputTensor,
-    Received,
-    encode,
-    pixels,
-    receive,
-    texts,
-)
+from service.tensors import HEADER_LENGTH, OutputTensor, Received, encode, pixels, receive, texts
 from service.uploads import checked, from_base64, read_body
 
-VERSION = "1"
-"""Of each model: there is only the one that is loaded."""
 PICTURES_IN_BYTES = 4
 """A request may be so many times as large as a picture."""
 DEFAULT_OUTPUTS = [RequestedOutput(name="labels"), RequestedOutput(name="indices"), RequestedOutput(name="scores")]
-DEFAULT_TOP_K = 5
 
 _EXAMPLE = {
     "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [A_PICTURE]}],
@@ -110,6 +105,8 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     """The routes of the protocol."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=speaking(_words))
     this_version = [Depends(_check_version)]
+    most = min(settings.max_batch, settings.queue_limit)
+    reading = asyncio.Lock()
 
     @router.get(
         "",
@@ -120,7 +117,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     )
     async def server() -> dict[str, Any]:
         """Its `extensions` are what it can beyond the protocol."""
-        extensions = ["classification", "binary_tensor_data", "model_repository"]
+        extensions = ["classification", "binary_tensor_data", "model_configuration"]
         return {"name": "volo", "version": version("volo-serve"), "extensions": extensions}
 
     @router.get(
@@ -142,45 +139,29 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         response_description="They would.",
         responses={**documented(), 503: {"model": Ready, "description": "Some would not."}},
     )
-    async def ready() -> Response:
-        return _readiness({"ready": not models.ailments()})
+    async def ready(request: Request) -> Response:
+        well = not models.ailments()
+        return readiness(request, well, {"ready": well})
 
     @router.post(
         "/repository/index",
         summary="The models that are served",
-        response_model=list[ModelState],
         response_description="Each with its state.",
         responses=documented(),
     )
-    async def index() -> list[dict[str, str]]:
-        return [
-            {"name": name, "version": VERSION, "state": "UNAVAILABLE" if models.link(name).ailments() else "READY"}
-            for name in models.names
-        ]
+    async def index() -> list[ModelState]:
+        return [state_of(name, models.ailments(name)) for name in models.names]
 
     tell_metadata: dict[str, Any] = {
         "summary": "What goes into a model and what comes out",
-        "response_model": Metadata,
         "response_description": "Its inputs and outputs.",
         "responses": _MODEL_ERRORS,
     }
 
     @router.get("/models/{model}", **tell_metadata)
     @router.get("/models/{model}/versions/{version}", dependencies=this_version, **tell_metadata)
-    async def metadata(model: ModelName) -> dict[str, Any]:
-        classes = len(models.card(model).labels)
-        return {
-            "name": model,
-            "versions": [VERSION],
-            "platform": "pytorch_volo",
-            "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}],
-            "outputs": [
-                {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
-                {"name": "indices", "datatype": "INT64", "shape": [-1, -1]},
-                {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
-                {"name": "logits", "datatype": "FP32", "shape": [-1, classes]},
-            ],
-        }
+    async def metadata(model: ModelName) -> Metadata:
+        return metadata_of(model, len(models.card(model).labels))
 
     tell_config: dict[str, Any] = {
         "summary": "The same, as Triton's model configuration has it",
@@ -192,23 +173,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     @router.get("/models/{model}/versions/{version}/config", dependencies=this_version, **tell_config)
     async def config(model: ModelName) -> dict[str, Any]:
         """Triton's tools ask for it."""
-        classes = len(models.card(model).labels)
-        kinds = {"labels": "TYPE_STRING", "indices": "TYPE_INT64", "scores": "TYPE_FP32"}
-        return {
-            "name": model,
-            "platform": "pytorch_volo",
-            "max_batch_size": settings.max_batch,
-            "input": [{"name": "image", "data_type": "TYPE_STRING", "dims": [1]}],
-            "output": [
-                *({"name": name, "data_type": kind, "dims": [-1]} for name, kind in kinds.items()),
-                {"name": "logits", "data_type": "TYPE_FP32", "dims": [classes]},
-            ],
-        }
+        return config_of(metadata_of(model, len(models.card(model).labels)), most)
 
     @router.get("/models/{model}/ready", **_READY)
     @router.get("/models/{model}/versions/{version}/ready", dependencies=this_version, **_READY)
-    async def model_ready(model: ModelName) -> Response:
-        return _readiness({"name": model, "ready": not models.link(model).ailments()})
+    async def model_ready(model: ModelName, request: Request) -> Response:
+        well = not models.ailments(model)
+        return readiness(request, well, {"name": model, "ready": well})
 
     @router.post("/models/{model}/infer", **_INFER)
     @router.post("/models/{model}/versions/{version}/infer", dependencies=this_version, **_INFER)
@@ -219,9 +190,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             with record.stage("receive"):
                 body = await read_body(request, PICTURES_IN_BYTES * settings.max_bytes)
             patience.watch(request)
-            # large JSON takes its time, and others shall not wait for it
-            received = await asyncio.to_thread(receive, body, request.headers.get(HEADER_LENGTH))
-            pictures = await asyncio.to_thread(_pictures, received, settings)
+            # one request after the other: numbers in JSON take fifteen times their room until they are a tensor
+            async with reading:
+                received = await asyncio.to_thread(receive, body, request.headers.get(HEADER_LENGTH))
+                pictures = await asyncio.to_thread(_pictures, received, settings, most)
             inferences = await _infer_all(models, pictures, record, model)
         return _answer(received.request, model, inferences)
 
@@ -236,17 +208,13 @@ async def _check_version(model: ModelName, version: _VersionName) -> None:
         raise UnknownModel(f"The model {model!r:.80} has only the version {VERSION}.")
 
 
-def _readiness(body: dict[str, Any]) -> Response:
-    return JSONResponse(body, 200 if body["ready"] else 503)
-
-
-def _pictures(received: Received, settings: Settings) -> list[Picture]:
+def _pictures(received: Received, settings: Settings, most: int) -> list[Picture]:
     if [tensor.name for tensor in received.request.inputs] != ["image"]:
         raise MalformedBody('The request must have one input, named "image".')
     (tensor,), (binary,) = received.request.inputs, received.binaries
     count = tensor.shape[0] if tensor.shape else 0
-    if not 1 <= count <= settings.max_batch:
-        raise InvalidParameter(f"A request holds 1 to {settings.max_batch} pictures (got {count}).")
+    if not 1 <= count <= most:
+        raise InvalidParameter(f"A request holds 1 to {most} pictures (got {count}).")
     match tensor.datatype, tensor.shape:
         case "BYTES", [_] | [_, 1]:
             files = [from_base64(each) if isinstance(each, str) else each for each in texts(tensor, binary)]
@@ -271,13 +239,11 @@ async def _infer_all(models: Models, pictures: Sequence[Picture], record: Record
 
 
 def _answer(asked: InferRequest, model: str, inferences: Sequence[Inference]) -> Response:
-    top_k = asked.parameters.get("top_k", DEFAULT_TOP_K)
-    if not isinstance(top_k, int) or top_k < 1:
-        raise InvalidParameter(f"top_k: it must be a whole number from 1 on (got {top_k!r:.50})")
     wanted = asked.outputs or DEFAULT_OUTPUTS
-    outputs = [_output(each, inferences, top_k) for each in wanted]
-    by_default = bool(asked.parameters.get("binary_data_output", False))
-    binary = [bool(each.parameters.get("binary_data", by_default)) for each in wanted]
+    found = likeliest(inferences, asked.parameters)
+    outputs = [OutputTensor(each.name, _output(each, inferences, found)) for each in wanted]
+    by_default = asked.parameters.binary_data_output
+    binary = [by_default if each.parameters.binary_data is None else each.parameters.binary_data for each in wanted]
     head = {"model_name": model, "model_version": VERSION, **({"id": asked.id} if asked.id else {})}
     encoded = encode(head, outputs, binary)
     if encoded.json_length is None:
@@ -286,24 +252,40 @@ def _answer(asked: InferRequest, model: str, inferences: Sequence[Inference]) ->
     return Response(encoded.body, headers=headers, media_type="application/octet-stream")
 
 
-def _output(wanted: RequestedOutput, inferences: Sequence[Inference], top_k: int) -> OutputTensor:
-    count = wanted.parameters.get("classification")
+class Likeliest(NamedTuple):
+    """Of each picture the likeliest classes [N, k]."""
+
+    labels: NDArray[Any]
+    indices: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def likeliest(inferences: Sequence[Inference], parameters: RequestParameters) -> Likeliest:
+    """Each picture's likeliest classes over the threshold. Rows shorter than the longest end in "", -1 and 0."""
+    rows = [each.top(parameters.top_k, parameters.threshold) for each in inferences]
+    shape = len(rows), max(map(len, rows))
+    found = Likeliest(np.full(shape, "", object), np.full(shape, -1, np.int64), np.zeros(shape, np.float32))
+    for number, row in enumerate(rows):
+        found.labels[number, : len(row)] = [one.label for one in row]
+        found.indices[number, : len(row)] = [one.index for one in row]
+        found.scores[number, : len(row)] = [one.score for one in row]
+    return found
+
+
+def _output(wanted: RequestedOutput, inferences: Sequence[Inference], found: Likeliest) -> NDArray[Any]:
+    count = wanted.parameters.classification
     if count is not None:
-        return OutputTensor(wanted.name, _classification(wanted.name, inferences, count))
+        return _classification(wanted.name, inferences, count)
     if wanted.name == "logits":
-        return OutputTensor(wanted.name, np.stack([each.logits for each in inferences]))
-    found = [each.top(top_k) for each in inferences]
-    if wanted.name == "labels":
-        return OutputTensor(wanted.name, np.array([[one.label for one in row] for row in found], object))
-    if wanted.name == "indices":
-        return OutputTensor(wanted.name, np.array([[one.index for one in row] for row in found], np.int64))
-    return OutputTensor(wanted.name, np.array([[one.score for one in row] for row in found], np.float32))
+        return np.stack([each.logits for each in inferences])
+    values: NDArray[Any] = getattr(found, wanted.name)
+    return values
 
 
-def _classification(name: str, inferences: Sequence[Inference], count: Any) -> Any:
+def _classification(name: str, inferences: Sequence[Inference], count: int) -> NDArray[Any]:
     """Triton's classification extension: the highest values as texts ``value:index:label``."""
-    if name not in ("scores", "logits") or not isinstance(count, int) or count < 1:
-        raise InvalidParameter("classification: a number of classes from 1 on, of the output scores or logits")
+    if name not in ("scores", "logits"):
+        raise InvalidParameter(f"classification: it is made of scores or of logits, and not of {name}.")
     rows = []
     for each in inferences:
         values = each.logits if name == "logits" else each.scores

@@ -1,9 +1,14 @@
 """What the Open Inference Protocol says in JSON, both ways."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Strict, StrictBool
 
+_Count = Annotated[int, Strict(), Field(ge=1)]
+
+VERSION = "1"
+"""Of each model: there is only the one that is loaded."""
 REPLY: dict[str, Any] = {
     "model_name": "embedded",
     "model_version": "1",
@@ -14,22 +19,45 @@ REPLY: dict[str, Any] = {
 }
 
 
+class InputParameters(BaseModel):
+    binary_data_size: Annotated[int, Strict(), Field(ge=0)] | None = Field(
+        None, description="How many bytes behind the JSON are the input's."
+    )
+
+
 class InputTensor(BaseModel):
     name: str = Field(json_schema_extra={"const": "image"})
     shape: list[int] = Field(description="Of BYTES [N] or [N, 1], of UINT8 [N, H, W, 3].")
     datatype: str = Field(json_schema_extra={"enum": ["BYTES", "UINT8"]})
-    parameters: dict[str, Any] = {}
+    parameters: InputParameters = InputParameters()
     data: Any = Field(None, description="Flat or nested; left out where `parameters.binary_data_size` is given.")
+
+
+class OutputParameters(BaseModel):
+    classification: _Count | None = Field(
+        None, description="Of scores or logits so many of the highest, as texts `value:index:label`."
+    )
+    binary_data: StrictBool | None = Field(None, description="Whether the output follows the JSON.")
 
 
 class RequestedOutput(BaseModel):
     name: Literal["labels", "indices", "scores", "logits"]
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(BaseModel):
+    top_k: _Count = Field(5, description="How many labels at most.")
+    threshold: Annotated[float, Strict(), Field(ge=0.0, le=1.0)] = Field(
+        0.0, description='Least score of a label; rows that get shorter than others are filled up with "", -1 and 0.'
+    )
+    binary_data_output: StrictBool = Field(False, description="Whether outputs that do not say follow the JSON.")
 
 
 class InferRequest(BaseModel):
+    """Parameters that are not known are ignored: Triton's clients send some that are for other kinds of models."""
+
     id: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: RequestParameters = RequestParameters()
     inputs: list[InputTensor] = Field(json_schema_extra={"minItems": 1, "maxItems": 1})
     outputs: list[RequestedOutput] | None = None
 
@@ -71,6 +99,7 @@ class ModelState(BaseModel):
     name: str = Field(examples=["embedded"])
     version: str = Field(examples=["1"])
     state: Literal["READY", "UNAVAILABLE"]
+    reason: str = Field(description="Why it is unavailable; empty if it is not.")
 
 
 class TensorMetadata(BaseModel):
@@ -85,3 +114,39 @@ class Metadata(BaseModel):
     platform: str = Field(examples=["pytorch_volo"])
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+
+
+def metadata_of(model: str, classes: int) -> Metadata:
+    """What goes into a model of so many classes, and what comes out."""
+    outputs = {"labels": ("BYTES", -1), "indices": ("INT64", -1), "scores": ("FP32", -1), "logits": ("FP32", classes)}
+    return Metadata(
+        name=model,
+        versions=[VERSION],
+        platform="pytorch_volo",
+        inputs=[TensorMetadata(name="image", datatype="BYTES", shape=[-1, 1])],
+        outputs=[
+            TensorMetadata(name=name, datatype=kind, shape=[-1, width]) for name, (kind, width) in outputs.items()
+        ],
+    )
+
+
+def config_of(metadata: Metadata, most: int) -> dict[str, Any]:
+    """The same as Triton's model configuration, of a model that takes ``most`` pictures in one request."""
+
+    def told(tensor: TensorMetadata) -> dict[str, Any]:
+        kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+        return {"name": tensor.name, "data_type": f"TYPE_{kind}", "dims": tensor.shape[1:]}
+
+    return {
+        "name": metadata.name,
+        "platform": metadata.platform,
+        "max_batch_size": most,
+        "input": [told(tensor) for tensor in metadata.inputs],
+        "output": [told(tensor) for tensor in metadata.outputs],
+    }
+
+
+def state_of(name: str, ailments: Sequence[str]) -> ModelState:
+    """Whether a model is ready, by what ails it."""
+    state: Literal["READY", "UNAVAILABLE"] = "UNAVAILABLE" if ailments else "READY"
+    return ModelState(name=name, version=VERSION, state=state, reason="; ".join(ailments))

@@ -64,11 +64,11 @@ def receive(body: bytes, header_length: str | None) -> Received:
         raise MalformedBody(f"The JSON is no inference request: {where}: {first['msg']}") from None
     rest, binaries = memoryview(body)[length:], list[memoryview | None]()
     for tensor in request.inputs:
-        size = tensor.parameters.get("binary_data_size")
+        size = tensor.parameters.binary_data_size
         if size is None:
             binaries.append(None)
             continue
-        if not isinstance(size, int) or not 0 <= size <= len(rest):
+        if size > len(rest):
             raise MalformedBody(f"The input {tensor.name:.80} says a binary_data_size that did not come.")
         binaries.append(rest[:size])
         rest = rest[size:]
@@ -96,12 +96,13 @@ def pixels(tensor: InputTensor, binary: memoryview | None) -> NDArray[np.uint8]:
         MalformedBody: they are not as many as the shape says, or are something else.
     """
     try:
-        values = np.array(tensor.data, np.uint8) if binary is None else np.frombuffer(binary, np.uint8)
-        if values.size != _count(tensor):
+        values = np.array(tensor.data) if binary is None else np.frombuffer(binary, np.uint8)
+        # numpy itself would cut fractions off, and read texts as numbers
+        if values.size != _count(tensor) or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
             raise ValueError
-    except (ValueError, OverflowError, TypeError):
+    except ValueError:
         raise MalformedBody(f"The input {tensor.name:.80} does not hold the numbers that its shape says.") from None
-    return values.reshape(tensor.shape)
+    return values.astype(np.uint8, copy=False).reshape(tensor.shape)
 
 
 def encode(head: dict[str, Any], outputs: Sequence[OutputTensor], binary: Sequence[bool]) -> Encoded:

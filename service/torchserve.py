@@ -6,13 +6,12 @@ TorchServe is no longer maintained. Its ``image_classifier`` answers ``{"label":
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from models.prediction import Prediction
 from service.accounting import Record
 from service.api import PICTURE_BODY
-from service.dialects import ModelName, documented_in, speaking
+from service.dialects import ModelName, documented_in, readiness, speaking
 from service.errors import ServiceError
 from service.inference import Models
 from service.patience import Patience
@@ -73,9 +72,9 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         response_description="It would.",
         responses={**documented(), 503: {"model": Ping, "description": "It would not."}},
     )
-    async def ping() -> Response:
-        ailing = bool(models.ailments())
-        return JSONResponse({"status": "Unhealthy" if ailing else "Healthy"}, 503 if ailing else 200)
+    async def ping(request: Request) -> Response:
+        healthy = not models.ailments()
+        return readiness(request, healthy, {"status": "Healthy" if healthy else "Unhealthy"})
 
     @router.get(
         "/models",

@@ -68,7 +68,7 @@ class GracefulServer(uvicorn.Server):
             announcing.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._app.state.draining = True
+        self._app.state.models.draining = True
         grace_s = self._grace_s if sig == signal.SIGTERM else 0.0
         asyncio.get_running_loop().call_later(grace_s, self._stop)
 

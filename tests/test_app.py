@@ -36,10 +36,15 @@ async def test_while_it_drains_it_is_not_ready_but_answers() -> None:
     async with serving_engine() as engine:
         app = application(engine)
         async with calling(app) as client:
-            app.state.draining = True
+            app.state.models.draining = True
             answer = await client.get("/health/ready")
             assert (answer.status_code, answer.json()["reasons"]) == (503, ["the service is shutting down"])
-            assert (await client.get("/health/live")).status_code == 200
+            before = outcomes()
+            for path in ("/health", "/v2/health/ready", "/v2/models/embedded/ready", "/ping"):
+                assert (await client.get(path)).status_code == 503, path
+            assert {outcome for _, outcome in outcomes() - before} == {"not_ready"}
+            for path in ("/health/live", "/v2/health/live"):
+                assert (await client.get(path)).status_code == 200, path
             assert (await client.post("/predict", content=CAT.read_bytes())).status_code == 200
 
 

@@ -16,10 +16,15 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from calling import application, calling, listening, outcomes, serving_engine
-from fakes import CLASSES, FakeDevice
+from fakes import CARD, CLASSES, FakeDevice
 from PIL import Image
 from running import ROOT, environment
 from tritonclient.utils import InferenceServerException
+
+from service.inference import Inference
+from service.open_inference import likeliest
+from service.open_inference_messages import InferReply, RequestParameters
+from service.tensors import HEADER_LENGTH
 
 T = TypeVar("T")
 
@@ -47,7 +52,7 @@ async def by_triton(address: str, ask: Callable[[triton.InferenceServerClient], 
     """What Triton's client, which blocks and keeps to one thread, makes of it."""
 
     def in_thread() -> T:
-        client = triton.InferenceServerClient(address, network_timeout=30)
+        client = triton.InferenceServerClient(address, concurrency=8, network_timeout=30)
         try:
             return ask(client)
         finally:
@@ -121,6 +126,30 @@ async def test_the_classification_extension_gives_value_index_and_label(address:
     assert float(value) == pytest.approx(0.9 if output == "scores" else np.log(0.9), abs=1e-5)
 
 
+@pytest.mark.parametrize("binary", [True, False], ids=["binary answer", "JSON answer"])
+async def test_rows_that_the_threshold_shortens_are_filled_up(address: str, binary: bool) -> None:
+    def ask(client: triton.InferenceServerClient, **parameters: float) -> list[list[Any]]:
+        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("labels", "indices", "scores")]
+        result = client.infer("embedded", [pixel_input(3, 4)], outputs=outputs, parameters=parameters)
+        return [result.as_numpy(output).tolist() for output in ("labels", "indices", "scores")]
+
+    labels, indices, scores = await by_triton(address, lambda client: ask(client, top_k=2, threshold=0.5))
+    assert [each.decode() if binary else each for each in labels[1]] == ["class 4"]
+    assert indices == [[3], [4]]
+    assert scores == [[pytest.approx(0.9)]] * 2
+    assert await by_triton(address, lambda client: ask(client, threshold=0.95)) == [[[], []]] * 3
+
+
+def test_each_row_is_as_long_as_the_longest() -> None:
+    def inference(*scores: float) -> Inference:
+        return Inference(CARD, (1, 1), np.log(np.array(scores, np.float32)), None, None)
+
+    found = likeliest([inference(0.5, 0.4, 0.1), inference(0.1, 0.1, 0.8)], RequestParameters(threshold=0.3))
+    assert found.labels.tolist() == [["class 0", "class 1"], ["class 2", ""]]
+    assert found.indices.tolist() == [[0, 1], [2, -1]]
+    np.testing.assert_allclose(found.scores, [[0.5, 0.4], [0.8, 0.0]], rtol=1e-6)
+
+
 async def test_tritons_client_may_ask_many_at_once(address: str) -> None:
     def ask(client: triton.InferenceServerClient) -> list[int]:
         asked = [client.async_infer("embedded", [pixel_input(red)], request_id=str(red)) for red in range(8)]
@@ -143,7 +172,9 @@ async def test_tritons_client_finds_its_way(address: str) -> None:
         assert metadata["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}]
         assert metadata["outputs"][-1] == {"name": "logits", "datatype": "FP32", "shape": [-1, CLASSES]}
         assert client.get_model_config("embedded")["max_batch_size"] == 64
-        assert client.get_model_repository_index() == [{"name": "embedded", "version": "1", "state": "READY"}]
+        assert client.get_model_repository_index() == [
+            {"name": "embedded", "version": "1", "state": "READY", "reason": ""}
+        ]
 
     await by_triton(address, ask)
 
@@ -157,6 +188,16 @@ async def test_tritons_client_is_told_what_was_wrong(address: str) -> None:
             await by_triton(address, lambda client, m=model, t=tensor: client.infer(m, [t]))  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+async def test_a_compressed_request_is_refused_clearly(address: str, algorithm: str) -> None:
+    with pytest.raises(InferenceServerException, match="Compressed bodies are not read") as refusal:
+        await by_triton(
+            address,
+            lambda client: client.infer("embedded", [pixel_input(1)], request_compression_algorithm=algorithm),
+        )
+    assert refusal.value.status() == "415"
+
+
 async def test_until_the_model_is_there_nothing_is_ready(tmp_path: Path) -> None:
     async with calling(application(tmp_path / "engine.sock"), ready=False) as client:
         assert (await client.get("/v2/health/live")).json() == {"live": True}
@@ -164,7 +205,8 @@ async def test_until_the_model_is_there_nothing_is_ready(tmp_path: Path) -> None
             answer = await client.get(path)
             assert (answer.status_code, answer.json()["ready"]) == (503, False)
         assert (await client.get("/v2/models/embedded")).status_code == 503
-        assert (await client.post("/v2/repository/index")).json()[0]["state"] == "UNAVAILABLE"
+        (entry,) = (await client.post("/v2/repository/index")).json()
+        assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", "the engine is starting")
 
 
 def in_json(**tensor: Any) -> dict[str, Any]:
@@ -192,7 +234,15 @@ WRONG: list[tuple[dict[str, Any], int]] = [
     ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2])}, 400),
     ({"json": in_json(datatype="UINT8", shape=[1, 0, 0, 3], data=[])}, 400),
     ({"json": in_json(datatype="UINT8", shape=[1, 10**6, 10**6, 3], data=[])}, 413),
-    ({"json": {**in_json(), "parameters": {"top_k": 0}}}, 422),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2, 3.5])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=["1", "2", "3"])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2, -1])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2, 10**30])}, 400),
+    ({"json": in_json(datatype="UINT8", shape=[1, 1, 1, 3], data=[[1], [2, 3]])}, 400),
+    ({"json": {**in_json(), "parameters": {"top_k": 0}}}, 400),
+    ({"json": {**in_json(), "parameters": {"top_k": True}}}, 400),
+    ({"json": {**in_json(), "parameters": {"threshold": 1.5}}}, 400),
+    ({"json": {**in_json(), "outputs": [{"name": "scores", "parameters": {"classification": 0}}]}}, 400),
     ({"json": {**in_json(), "outputs": [{"name": "boxes"}]}}, 400),
     ({"json": {**in_json(), "outputs": [{"name": "labels", "parameters": {"classification": 2}}]}}, 422),
     ({"json": in_json(parameters={"binary_data_size": 9})}, 400),
@@ -225,6 +275,35 @@ async def test_only_the_version_there_is_answers(client: httpx.AsyncClient) -> N
     good = await client.post("/v2/models/embedded/versions/1/infer", json=in_json())
     assert (good.status_code, good.json()["model_version"]) == (200, "1")
     assert (await client.post("/v2/models/embedded/versions/2/infer", json=in_json())).status_code == 404
+
+
+async def test_the_version_is_part_of_the_path_alone(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v2/models/embedded?version=2")).status_code == 200
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    for path, names in (("", ["model"]), ("/versions/{version}", ["model", "version"])):
+        for action in ("", "/config", "/ready", "/infer"):
+            (operation,) = paths[f"/v2/models/{{model}}{path}{action}"].values()
+            assert sorted(parameter["name"] for parameter in operation["parameters"]) == names
+
+
+async def test_a_request_holds_no_more_pictures_than_may_wait() -> None:
+    async with serving_engine() as engine, calling(application(engine, queue_limit=2)) as client:
+        files = [base64.b64encode(png(red)).decode() for red in (1, 2, 3)]
+        assert (await client.get("/v2/models/embedded/config")).json()["max_batch_size"] == 2
+        answer = await client.post("/v2/models/embedded/infer", json=in_json(shape=[2], data=files[:2]))
+        assert (answer.status_code, len(answer.json()["outputs"])) == (200, 3)
+        answer = await client.post("/v2/models/embedded/infer", json=in_json(shape=[3], data=files))
+        assert (answer.status_code, answer.json()) == (422, {"error": "A request holds 1 to 2 pictures (got 3)."})
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream"])
+async def test_callers_may_accept_either_form_of_an_answer(client: httpx.AsyncClient, kind: str) -> None:
+    binary = kind == "application/octet-stream"
+    asked = {**in_json(), "parameters": {"binary_data_output": binary}}
+    answer = await client.post("/v2/models/embedded/infer", json=asked, headers={"accept": kind})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    documented = InferReply.model_validate_json(answer.content[: int(answer.headers.get(HEADER_LENGTH, 1 << 20))])
+    assert [(bool(each.data), bool(each.parameters)) for each in documented.outputs] == [(not binary, binary)] * 3
 
 
 async def test_one_bad_picture_fails_the_request_and_is_counted_by_its_kind() -> None:
