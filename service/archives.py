@@ -14,12 +14,13 @@ from service.errors import MalformedBody, NotAnImage, ServiceError, TooManyBytes
 
 Chunks = AsyncIterator[bytes]
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 16
 LONGEST_NAME_BYTES = 1 << 16
 """Of a file's name and what else stands in a tar before the file itself."""
 
-DIRECTORY_BYTES = 512
-"""What a zip's directory may have for each picture that is allowed: the paths of two files and what is said of them."""
+TAR_MEMBERS = 8
+ZIP_DIRECTORY_BYTES = 512
+"""So much there may be for each picture that is allowed, to leave room for folders, dotfiles and what stands before."""
 
 _GZIP = b"\x1f\x8b"
 # what ZipFile lets out of what it trips over
@@ -78,14 +79,17 @@ async def tar_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entry, N
 
     Raises:
         MalformedBody: it is no tar, or is cut short; the files before have come.
+        TooManyPictures: it is far too long, in members of any kind.
         TooManyBytes: more comes out than ``limits`` allow.
     """
     stream = _Stream(chunks)
     if await stream.peek(len(_GZIP)) == _GZIP:
         stream = _Stream(limited(_gunzip(stream.rest()), limits))
-    long_name = ""
+    long_name, members = "", 0
     while (header := await stream.read(_BLOCK)).strip(b"\0"):
-        member = _tar_member(header)
+        member, members = _tar_member(header), members + 1
+        if members > limits.pictures * TAR_MEMBERS:
+            raise TooManyPictures("The tar holds far more than so many pictures as are allowed.")
         if member.type in _PREFACES:
             preface = await _tar_content(stream, member, LONGEST_NAME_BYTES)
             long_name = _long_name(member.type, preface) or long_name
@@ -154,7 +158,9 @@ async def _gunzip(packed: Chunks) -> Chunks:
         async for chunk in packed:
             while chunk:
                 if inflate.eof:  # another gzip may follow, or padding
-                    chunk, inflate = chunk.lstrip(b"\0"), zlib.decompressobj(wbits=31)
+                    if not (chunk := chunk.lstrip(b"\0")):
+                        break
+                    inflate = zlib.decompressobj(wbits=31)
                 yield await asyncio.to_thread(inflate.decompress, chunk, CHUNK_BYTES)
                 chunk = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
     except zlib.error as error:
@@ -206,7 +212,7 @@ class _Bounded:
     """A file for ``ZipFile``, which would take a directory of any length into memory at once."""
 
     def __init__(self, file: IO[bytes], pictures: int) -> None:
-        self._most = CHUNK_BYTES + pictures * DIRECTORY_BYTES
+        self._most = CHUNK_BYTES + pictures * ZIP_DIRECTORY_BYTES
         self._file = file
         self.seek = file.seek
         self.tell = file.tell

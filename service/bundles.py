@@ -1,14 +1,15 @@
 """A request's body -> the many pictures in it, one after the other, as they come."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from service.archives import Chunks, Entry, Limits, limited, tar_entries, zip_entries
+from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
 from service.errors import ClientGone, DeadlineExceeded, MalformedBody, ServiceError, UnsupportedType
 from service.uploads import from_base64
 
@@ -65,7 +66,9 @@ async def _chunks(request: Request, silence_s: float, on_read: Callable[[], None
         if message["type"] == "http.disconnect":
             raise ClientGone("The caller left while the pictures were read.")
         more = message.get("more_body", False)
-        yield message.get("body", b"")
+        body = message.get("body", b"")
+        for start in range(0, len(body), CHUNK_BYTES):  # some servers give all that they have at once
+            yield body[start : start + CHUNK_BYTES]
     on_read()
 
 
@@ -89,7 +92,7 @@ class _Form:
             raise MalformedBody(f"The Content-Type names no boundary. {_FORM}")
         self.ended = False
         self._limits = limits
-        self._whole: list[Entry] = []
+        self._whole: deque[Entry] = deque()
         self._field = self._value = self._disposition = b""
         self._name = ""
         self._content = bytearray()
@@ -107,11 +110,13 @@ class _Form:
             },
         )
 
-    def write(self, chunk: bytes) -> list[Entry]:
+    def write(self, chunk: bytes) -> Iterator[Entry]:
         """The files that are whole with this chunk."""
-        self._parser.write(chunk)
-        whole, self._whole = self._whole, []
-        return whole
+        try:
+            self._parser.write(chunk)
+        finally:  # those before what is wrong come first
+            while self._whole:
+                yield self._whole.popleft()
 
     def _on_part_begin(self) -> None:
         self._disposition = b""
