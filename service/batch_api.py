@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
@@ -49,13 +50,13 @@ class ProblemLine(BaseModel):
     detail: str = Field(description="What was wrong, and what is allowed.")
 
 
-class NdjsonResponse(Response):
+class NdjsonResponse(JSONResponse):  # for FastAPI documents no schemas of others
     """An answer of JSON lines that something of its own sends."""
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, respond: Callable[[Response, Send], Awaitable[None]]) -> None:
-        self.status_code = 200
+    def __init__(self, respond: Callable[[Response, Send], Awaitable[None]], status_code: int = 200) -> None:
+        self.status_code = status_code
         self.init_headers()
         self._respond = respond
 
