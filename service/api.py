@@ -200,13 +200,18 @@ def faults(found: Sequence[Any]) -> str:
 
 def predict_reply(inference: Inference, query: PredictQuery, record: Record) -> bytes:
     """A ``PredictReply`` as JSON."""
+    return orjson.dumps(reply_fields(inference, query, record), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def reply_fields(inference: Inference, query: PredictQuery, record: Record) -> dict[str, Any]:
+    """A ``PredictReply``."""
     reply: dict[str, Any] = {"model": inference.card.model}
     if inference.evidence is None:
         reply["predictions"] = [prediction_fields(each) for each in inference.top(query.top_k, query.threshold)]
     else:
         reply["region"] = seen = region(inference.size, inference.card.image_size, inference.card.crop_pct)
         reply["predictions"] = _predictions_with_evidence(inference, query, seen)
-    return orjson.dumps({**reply, "timings_ms": record.timings_ms()}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return {**reply, "timings_ms": record.timings_ms()}
 
 
 def prediction_fields(prediction: Prediction) -> dict[str, Any]:

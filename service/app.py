@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from service import (
     admin,
     api,
+    batch_api,
     embeddings,
     errors,
     health,
@@ -40,7 +41,7 @@ from service.negotiation import allowed_methods, negotiate
 from service.problems import problem
 from service.settings import Settings
 
-ROOMS = (api, health, embeddings, open_inference, hugging_face, torchserve)
+ROOMS = (api, batch_api, health, embeddings, open_inference, hugging_face, torchserve)
 """What has routes for everybody."""
 
 

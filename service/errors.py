@@ -81,8 +81,14 @@ class UnsupportedType(ServiceError):
 
 class TooManyBytes(ServiceError):
     code = "too_many_bytes"
-    title = "The picture has too many bytes"
+    title = "There are too many bytes"
     example = "The picture has more than the 20,000,000 bytes that are allowed."
+
+
+class TooManyPictures(ServiceError):
+    code = "too_many_pictures"
+    title = "There are too many pictures"
+    example = "At most 10,000 pictures are allowed at once; those before have been answered."
 
 
 class TooManyPixels(ServiceError):

@@ -13,14 +13,14 @@ WATCH_AFTER_S = 0.05
 
 
 class Patience:
-    """Goes on with what is within for so many seconds at most.
+    """Goes on with what is within for so many seconds at most; with None, for as long as it takes.
 
     Raises:
         DeadlineExceeded: it was not done by then.
         ClientGone: the caller, being watched, left before it was done.
     """
 
-    def __init__(self, timeout_s: float, watch_after_s: float = WATCH_AFTER_S) -> None:
+    def __init__(self, timeout_s: float | None, watch_after_s: float = WATCH_AFTER_S) -> None:
         self._timeout_s = timeout_s
         self._watch_after_s = watch_after_s
         self._limit = asyncio.timeout(timeout_s)
@@ -34,7 +34,8 @@ class Patience:
 
     def watch(self, request: Request) -> None:
         """From now on look whether the caller of this request, which is fully read, is there."""
-        self._timer = asyncio.get_running_loop().call_later(self._watch_after_s, self._start, request)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._watch_after_s, self._start, request)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

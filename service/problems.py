@@ -25,6 +25,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.NotAcceptable: 406,
     errors.ReloadFailed: 409,
     errors.TooManyBytes: 413,
+    errors.TooManyPictures: 413,
     errors.TooManyPixels: 413,
     errors.NotAnImage: 415,
     errors.UnsupportedType: 415,

@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     timeout_s: float = Field(10.0, gt=0, description="Seconds a request may take from its headers to its answer.")
     max_bytes: int = Field(20_000_000, ge=1, description="Largest picture, in bytes as sent.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, in pixels.")
+    batch_max_pictures: int = Field(10_000, ge=1, description="Most pictures in one `POST /predict/batch`.")
+    batch_max_bytes: int = Field(
+        2_000_000_000, ge=1, description="Largest body of one `POST /predict/batch`, as sent and as unpacked."
+    )
     decode: Literal["fast", "exact"] = Field(
         "fast",
         description="`fast` reads large JPEGs at a reduced scale, never below four times what the model sees; "

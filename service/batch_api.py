@@ -1,0 +1,257 @@
+"""Many pictures in one request: read as they come, and answered line by line, in their order."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
+
+from service.accounting import Record
+from service.api import PredictQuery, PredictReply, PredictRoute, reply_fields
+from service.archives import Entry, Limits
+from service.bundles import read_pictures
+from service.errors import ClientGone, EmptyBody, InternalError, ServiceError, TooManyPictures
+from service.inference import Models
+from service.logs import logger
+from service.outputs import Wants
+from service.patience import Patience
+from service.problems import STATUS
+from service.settings import Settings
+from service.spool import Spool
+
+AHEAD = 8
+"""So many more pictures than fit into a run are under way for one request: they are read and decoded meanwhile."""
+
+ROOM_BYTES = 1 << 26
+"""For the pictures under way of all requests together; one of each comes on top."""
+
+
+class PictureLine(PredictReply):
+    """What a model says of one picture."""
+
+    index: int = Field(description="The picture's place among those that were sent, from 0 on.")
+    name: str | None = Field(description="What it is called: the file's name, or the line's id.")
+    status: int = Field(200, description="What `/predict` would have answered with: 200.")
+
+
+class ProblemLine(BaseModel):
+    """Why a picture has no labels; or, without `index` and `name` and as the last line, why no more were read."""
+
+    index: int | None = Field(None, description="The picture's place among those that were sent, from 0 on.")
+    name: str | None = Field(None, description="What it is called: the file's name, or the line's id.")
+    status: int = Field(description="What `/predict` would have answered with.")
+    code: str = Field(description="The kind of error, for programs.")
+    title: str = Field(description="The kind of error, for people.")
+    detail: str = Field(description="What was wrong, and what is allowed.")
+
+
+class NdjsonResponse(JSONResponse):  # for FastAPI documents no schemas of others
+    """An answer of JSON lines that something of its own sends."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, respond: Callable[[Response, Send], Awaitable[None]], status_code: int = 200) -> None:
+        self.status_code = status_code
+        self.init_headers()
+        self._respond = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._respond(self, send)
+
+
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+PICTURES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {
+                        "anyOf": [
+                            {"type": "string", "format": "binary"},
+                            {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        ]
+                    },
+                    "description": "A file for each picture, under whatever names.",
+                }
+            },
+            "application/zip": _BINARY,
+            "application/x-tar": _BINARY,
+            "application/gzip": {"schema": {**_BINARY["schema"], "description": "A tar, gzipped."}},
+            "application/x-ndjson": {
+                "schema": {
+                    "type": "object",
+                    "description": "Each line.",
+                    "required": ["image"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "image": {"type": "string", "description": "Base64, or a data URI of it."},
+                        "id": {"type": "string", "maxLength": 1000, "description": "Comes back as the `name`."},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+def create_router(models: Models, settings: Settings) -> APIRouter:
+    """The route for many pictures."""
+    router = APIRouter()
+    room = Room(ROOM_BYTES)
+
+    async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
+        """Name what is in many pictures: a form's files, the files of a zip or tar, or base64 in lines of JSON.
+
+        Each has its line in the answer, in the order sent and as soon as it is known; a bad picture is a bad line. They
+        are looked at in the background: single requests come first.
+        """
+        request.state.record.model = models.name(query.model)
+        models.card(query.model)
+        return NdjsonResponse(Batch(models, settings, room, request, query).respond)
+
+    router.add_api_route(
+        "/predict/batch",
+        predict_batch,
+        methods=["POST"],
+        response_class=NdjsonResponse,
+        response_model=PictureLine | ProblemLine,
+        response_model_exclude_none=True,
+        response_description="One such object a line.",
+        openapi_extra=PICTURES_BODY,
+        route_class_override=PredictRoute,
+    )
+    return router
+
+
+class Room:
+    """So many bytes. Who wants some waits while all are taken; the last may take more than there are left."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._freed = asyncio.Event()
+
+    async def take(self, size: int) -> None:
+        while self._free <= 0:
+            await self._freed.wait()
+        self._free -= size
+
+    def give_back(self, size: int) -> None:
+        self._free += size
+        self._freed.set()  # which wakes those who wait now
+        self._freed.clear()
+
+
+class Batch:
+    """One request's pictures on their way.
+
+    They are read ahead no further than there is room. Their lines never hold up the reading: most callers send all of
+    their body before they read the first line.
+    """
+
+    def __init__(self, models: Models, settings: Settings, room: Room, request: Request, query: PredictQuery) -> None:
+        self._models = models
+        self._settings = settings
+        self._room = room
+        self._request = request
+        self._query = query
+        self._record: Record = request.state.record
+        self._under_way: asyncio.Queue[asyncio.Task[bytes] | bytes] = asyncio.Queue(settings.max_batch + AHEAD)
+
+    async def respond(self, response: Response, send: Send) -> None:
+        """Read, look and answer; what is wrong before the first picture is raised.
+
+        Raises:
+            ServiceError: as ``read_pictures`` does.
+            EmptyBody: there is no picture.
+        """
+        try:
+            async with Patience(None) as patience, aclosing(self._pictures(patience)) as pictures:
+                first = await anext(pictures, None)
+                if first is None:
+                    raise EmptyBody("There is no picture in the request.")
+                await send(
+                    {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+                )
+                with Spool() as lines:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._read(first, pictures, patience, group))
+                        group.create_task(self._collect(lines))
+                        async for chunk in lines.chunks():
+                            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except* ClientGone:
+            self._record.outcome = ClientGone.code
+
+    def _pictures(self, patience: Patience) -> AsyncGenerator[Entry, None]:
+        settings = self._settings
+        limits = Limits(settings.max_bytes, settings.batch_max_bytes, settings.batch_max_pictures)
+        return read_pictures(self._request, limits, settings.timeout_s, lambda: patience.watch(self._request))
+
+    async def _read(
+        self, first: Entry, rest: AsyncGenerator[Entry, None], patience: Patience, group: asyncio.TaskGroup
+    ) -> None:
+        last_line = b""
+        try:
+            await self._start(0, first, group)
+            index = 1
+            async for entry in rest:
+                await self._start(index, entry, group)
+                index += 1
+        except ClientGone:
+            raise
+        except ServiceError as error:
+            self._record.outcome = error.code
+            last_line = _line(_problem(error))
+            patience.watch(self._request)
+        await self._under_way.put(last_line)
+
+    async def _start(self, index: int, entry: Entry, group: asyncio.TaskGroup) -> None:
+        """Have a picture looked at as soon as there is room."""
+        if index == self._settings.batch_max_pictures:
+            raise TooManyPictures(f"At most {index:,} pictures are allowed at once; those before have been answered.")
+        size = len(entry.content) if isinstance(entry.content, bytes) else 0
+        await self._room.take(size)
+        task = group.create_task(self._answer(index, entry))
+        task.add_done_callback(lambda _: self._room.give_back(size))
+        await self._under_way.put(task)
+
+    async def _collect(self, lines: Spool) -> None:
+        while isinstance(line := await self._under_way.get(), asyncio.Task):
+            lines.put(await line)
+        lines.put(line)
+        lines.end()
+
+    async def _answer(self, index: int, entry: Entry) -> bytes:
+        try:
+            told = await self._predict(entry)
+        except ServiceError as error:
+            told = _problem(error)
+        except Exception:
+            logger.exception("internal error")
+            told = _problem(InternalError("It has been logged under the request's id."))
+        return _line({"index": index, "name": entry.name, **told})
+
+    async def _predict(self, entry: Entry) -> dict[str, Any]:
+        if isinstance(entry.content, ServiceError):
+            raise entry.content
+        record = Record(self._record.request_id)  # of its own, because stages are timed by picture
+        wants = Wants.EVIDENCE if self._query.evidence else Wants.NONE
+        inference = await self._models.infer(entry.content, record, self._query.model, wants, background=True)
+        return {"status": 200, **reply_fields(inference, self._query, record)}
+
+
+def _problem(error: ServiceError) -> dict[str, Any]:
+    return {"status": STATUS[type(error)], "code": error.code, "title": error.title, "detail": error.detail}
+
+
+def _line(fields: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
