@@ -3,22 +3,25 @@
 TorchServe is no longer maintained. Its ``image_classifier`` answers ``{"label": score, ...}``, and so does this.
 """
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from models.prediction import Prediction
 from service.accounting import Record
 from service.api import PICTURE_BODY
 from service.dialects import ModelName, documented_in, readiness, speaking
-from service.errors import ServiceError
+from service.errors import ServiceError, UnknownModel
 from service.inference import Models
 from service.patience import Patience
 from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
 
+VERSION = "1.0"
+"""Of each model: there is only the one that is loaded."""
 TOP_K = 5
 """As many labels as TorchServe's handler answers."""
 
@@ -36,10 +39,29 @@ class ModelList(BaseModel):
     models: list[ModelEntry]
 
 
+class Worker(BaseModel):
+    id: str = Field(examples=["0"])
+    status: Literal["READY", "LOADING"]
+    gpu: bool
+
+
+class ModelDescription(ModelEntry):
+    modelVersion: str = Field(examples=[VERSION])
+    runtime: str = Field(examples=["python"])
+    loadedAtStartup: bool
+    minWorkers: int
+    maxWorkers: int
+    batchSize: int = Field(description="Most pictures in one run of the model.")
+    workers: list[Worker]
+
+
 def _words(error: ServiceError, status: int) -> dict[str, Any]:
-    return {"code": status, "type": type(error).__name__, "message": error.detail}
+    usual = "InternalServerException" if status >= 500 else "BadRequestException"
+    return {"code": status, "type": TYPES.get(status, usual), "message": error.detail}
 
 
+TYPES = {404: "ModelNotFoundException", 503: "ServiceUnavailableException"}
+"""What TorchServe calls an error that has this status, unless it is just the caller's or the server's fault."""
 ERRORS = documented_in(_words, *READING, *INFERRING)
 
 
@@ -47,14 +69,17 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     """The routes of TorchServe's inference and management interfaces that clients ask."""
     router = APIRouter(tags=["TorchServe"], route_class=speaking(_words))
 
-    @router.api_route(
-        "/predictions/{model}",
-        methods=["POST", "PUT"],
-        summary="Name what is in a picture",
-        response_description="Each label with its score, the likeliest first.",
-        responses={**exemplified({"espresso": 0.138267, "pretzel": 0.069649}), **ERRORS},
-        openapi_extra=PICTURE_BODY,
-    )
+    this_version = [Depends(_check_version)]
+    prediction: dict[str, Any] = {
+        "methods": ["POST", "PUT"],
+        "summary": "Name what is in a picture",
+        "response_description": "Each label with its score, the likeliest first.",
+        "responses": {**exemplified({"espresso": 0.138267, "pretzel": 0.069649}), **ERRORS},
+        "openapi_extra": PICTURE_BODY,
+    }
+
+    @router.api_route("/predictions/{model}", **prediction)
+    @router.api_route("/predictions/{model}/{version}", dependencies=this_version, **prediction)
     async def predict(model: ModelName, request: Request) -> dict[str, float]:
         record: Record = request.state.record
         async with Patience(settings.timeout_s) as patience:
@@ -85,7 +110,41 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     async def list_models() -> ModelList:
         return ModelList(models=[ModelEntry(modelName=name, modelUrl=name) for name in models.names])
 
+    description: dict[str, Any] = {
+        "summary": "What is known of a model",
+        "response_description": "A list of one: there is one version.",
+        "responses": documented_in(_words, UnknownModel),
+    }
+
+    @router.get("/models/{model}", **description)
+    @router.get("/models/{model}/{version}", dependencies=this_version, **description)
+    async def describe(model: ModelName) -> list[ModelDescription]:
+        card = models.link(model).card
+        on_gpu = card is not None and card.device.startswith("cuda")
+        return [_description(model, models.ailments(model), on_gpu, settings.max_batch)]
+
     return router
+
+
+async def _check_version(
+    model: ModelName, version: Annotated[str, Path(description=f"There is the version {VERSION}.")]
+) -> None:
+    if version != VERSION:
+        raise UnknownModel(f"The model {model!r:.80} has only the version {VERSION}.")
+
+
+def _description(model: str, ailments: Sequence[str], on_gpu: bool, max_batch: int) -> ModelDescription:
+    return ModelDescription(
+        modelName=model,
+        modelUrl=model,
+        modelVersion=VERSION,
+        runtime="python",
+        loadedAtStartup=True,
+        minWorkers=1,
+        maxWorkers=1,
+        batchSize=max_batch,
+        workers=[Worker(id="0", status="LOADING" if ailments else "READY", gpu=on_gpu)],
+    )
 
 
 def by_label(found: list[Prediction]) -> dict[str, float]:

@@ -19,7 +19,7 @@ _BODIES = (
     'as multipart/form-data with one file named "file", '
     'or as application/json {"image": "<base64 or data URI>"}.'
 )
-_FORM = 'A form must hold one file named "file" and nothing else, as curl -F file=@cat.jpg sends it.'
+_FORM = "A form must hold one file{named} and nothing else, as curl -F {field}=@cat.jpg sends it."
 _JSON = 'A JSON body must be {"image": "<base64 or data URI>"}, without other keys.'
 _BASE64 = "The value of image is not base64."
 
@@ -98,19 +98,20 @@ def _from_raw(body: bytes, options: _Options, field: str | None) -> bytes:
 
 def _from_form(body: bytes, options: _Options, field: str | None) -> bytes:
     files: list[File] = []
+    form = _FORM.format(named=f' named "{field}"' if field else "", field=field or "data")
 
     def take(part: File | Field) -> None:
         if files or not isinstance(part, File) or (field and part.field_name != field.encode()):
-            raise MalformedBody(_FORM)
+            raise MalformedBody(form)
         files.append(part)
 
     in_memory = {"MAX_MEMORY_FILE_SIZE": float("inf")}
     try:
         FormParser("multipart/form-data", take, take, boundary=options.get(b"boundary"), config=in_memory).write(body)
     except FormParserError as error:
-        raise MalformedBody(f"The multipart body cannot be read. {_FORM}") from error
+        raise MalformedBody(f"The multipart body cannot be read. {form}") from error
     if not files:
-        raise MalformedBody(_FORM)
+        raise MalformedBody(form)
     files[0].file_object.seek(0)
     return files[0].file_object.read()
 

@@ -21,6 +21,8 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+PATHS = ["/predictions/embedded", "/predictions/embedded/1.0"]
+
 BODIES: list[tuple[str, dict[str, Any]]] = [
     ("POST", {"content": PICTURE}),
     ("PUT", {"content": PICTURE}),  # as `curl -T cat.jpg` does
@@ -29,12 +31,13 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("method", "body"), BODIES)
 async def test_a_picture_gets_five_labels_with_their_scores(
-    client: httpx.AsyncClient, method: str, body: dict[str, Any]
+    client: httpx.AsyncClient, path: str, method: str, body: dict[str, Any]
 ) -> None:
     expected = (await client.post("/predict", content=PICTURE)).json()["predictions"]
-    answer = await client.request(method, "/predictions/embedded", **body)
+    answer = await client.request(method, path, **body)
     assert answer.status_code == 200
     assert list(answer.json()) == [each["label"] for each in expected]
     assert list(answer.json().values()) == pytest.approx([each["score"] for each in expected], abs=1e-5)
@@ -50,12 +53,46 @@ async def test_errors_are_told_in_its_words(client: httpx.AsyncClient) -> None:
     assert unknown.status_code == 404
     assert unknown.json() == {
         "code": 404,
-        "type": "UnknownModel",
+        "type": "ModelNotFoundException",
         "message": "No model 'nothing' is served; there is embedded.",
     }
     bad = await client.post("/predictions/embedded", content=b"no picture")
-    assert (bad.status_code, bad.json()["code"]) == (415, 415)
+    assert (bad.status_code, bad.json()["code"], bad.json()["type"]) == (415, 415, "BadRequestException")
     assert outcomes()["/predictions/{model}", "not_an_image"] >= 1
+
+
+async def test_a_form_may_call_its_one_file_anything(client: httpx.AsyncClient) -> None:
+    two = {"data": ("cat.jpg", PICTURE), "body": ("cat.jpg", PICTURE)}
+    answer = await client.post("/predictions/embedded", files=two)
+    assert (answer.status_code, answer.json()["message"]) == (
+        400,
+        "A form must hold one file and nothing else, as curl -F data=@cat.jpg sends it.",
+    )
+
+
+async def test_there_is_no_other_version(client: httpx.AsyncClient) -> None:
+    for answer in (
+        await client.post("/predictions/embedded/2.0", content=PICTURE),
+        await client.get("/models/embedded/2.0"),
+        await client.get("/models/nothing"),
+    ):
+        assert (answer.status_code, answer.json()["type"]) == (404, "ModelNotFoundException")
+
+
+async def test_nothing_is_available_until_the_engine_is_there(tmp_path: Path) -> None:
+    async with calling(application(tmp_path / "engine.sock"), ready=False) as client:
+        answer = await client.post("/predictions/embedded", content=PICTURE)
+        assert (answer.status_code, answer.json()["type"]) == (503, "ServiceUnavailableException")
+        assert int(answer.headers["retry-after"]) >= 1
+        (described,) = (await client.get("/models/embedded")).json()
+        assert described["workers"] == [{"id": "0", "status": "LOADING", "gpu": False}]
+
+
+async def test_a_model_is_described_as_its_clients_read_it(client: httpx.AsyncClient) -> None:
+    for path in ("/models/embedded", "/models/embedded/1.0"):
+        (described,) = (await client.get(path)).json()
+        assert (described["modelName"], described["modelVersion"]) == ("embedded", "1.0")
+        assert described["workers"] == [{"id": "0", "status": "READY", "gpu": False}]
 
 
 async def test_it_is_healthy_when_pictures_would_be_answered(client: httpx.AsyncClient, tmp_path: Path) -> None:
