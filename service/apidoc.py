@@ -112,12 +112,18 @@ def _own_error(operation: Node) -> Iterator[str]:
 
 def _content(document: Node, kind: str, content: Node) -> Iterator[str]:
     """The fields and an example of what is in a body; of bytes and texts there is nothing to tell."""
-    schema = _resolved(document, content.get("schema", {}))
-    if rows := list(_fields(document, schema)):
+    schema = content.get("schema", {})
+    tables = [_fields_table(document, each) for each in schema.get("anyOf", [schema])]
+    if any(tables):
         yield f"`{kind}`:"
-        yield _table(("field", "type", "meaning"), rows)
-    if example := content.get("example", schema.get("example")):
+        yield "\n\nor\n\n".join(filter(None, tables))
+    if example := content.get("example", _resolved(document, schema).get("example")):
         yield _json(example)
+
+
+def _fields_table(document: Node, schema: Node) -> str:
+    rows = list(_fields(document, schema))
+    return _table(("field", "type", "meaning"), rows) if rows else ""
 
 
 def _fields(document: Node, schema: Node, at: str = "") -> Iterator[tuple[str, str, str]]:
