@@ -63,7 +63,7 @@ def _add_preprocess(kinds: Commands) -> None:
         description="Time what HTTP workers do with a photo, on one core: decode it, and crop it for a model.",
     )
     preprocess.set_defaults(command=_preprocess)
-    preprocess.add_argument("models", nargs="*", metavar="NAME", help="whose crops (the model that is set)")
+    preprocess.add_argument("names", nargs="*", metavar="NAME", help="whose crops (the model that is set)")
     preprocess.add_argument("--seconds", type=_amount, default=2.0, metavar="S", help="each is timed for about (2)")
     _add_json(preprocess)
     add_settings(preprocess, ["model", "max_pixels", "decode"])

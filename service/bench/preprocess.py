@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure as told; the exit status."""
     settings = read_settings(arguments)
     try:
-        crops = [_crop(name) for name in arguments.models or [settings.model]]
+        crops = [_crop(name) for name in arguments.names or [settings.model]]
     except (OSError, ValueError) as error:
         fail(str(error), 1)
     way = Way(settings.max_pixels, settings.decode == "exact")
