@@ -59,7 +59,7 @@ class LabelEvidence(BaseModel):
     )
 
 
-_REPLY: dict[str, Any] = {
+REPLY: dict[str, Any] = {
     "model": "embedded",
     "predictions": [
         {"label": "espresso", "index": 193, "wnid": "n07920052", "score": 0.138267},
@@ -164,7 +164,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         tags=["predict"],
         summary="Name what is in a picture",
         response_description="The likeliest labels.",
-        responses={**exemplified(_REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
+        responses={**exemplified(REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
         openapi_extra=PICTURE_BODY,
         route_class_override=PredictRoute,
     )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -12,15 +12,25 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from service.accounting import Record
-from service.api import PredictQuery, PredictReply, PredictRoute, reply_fields
+from service.api import REPLY, PredictQuery, PredictReply, PredictRoute, reply_fields
 from service.archives import Entry, Limits
 from service.bundles import read_pictures
-from service.errors import ClientGone, EmptyBody, InternalError, ServiceError, TooManyPictures
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    EmptyBody,
+    EngineUnavailable,
+    InternalError,
+    InvalidParameter,
+    ServiceError,
+    TooManyPictures,
+    UnknownModel,
+)
 from service.inference import Models
 from service.logs import logger
 from service.outputs import Wants
 from service.patience import Patience
-from service.problems import STATUS
+from service.problems import READING, STATUS, documented
 from service.settings import Settings
 from service.spool import Spool
 
@@ -36,7 +46,7 @@ class PictureLine(PredictReply):
 
     index: int = Field(description="The picture's place among those that were sent, from 0 on.")
     name: str | None = Field(description="What it is called: the file's name, or the line's id.")
-    status: int = Field(200, description="What `/predict` would have answered with: 200.")
+    status: Literal[200]
 
 
 class ProblemLine(BaseModel):
@@ -64,7 +74,12 @@ class NdjsonResponse(JSONResponse):  # for FastAPI documents no schemas of other
         await self._respond(self, send)
 
 
-_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_FILE = {"type": "string", "format": "binary"}
+
+
+def _file(description: str) -> dict[str, Any]:
+    return {"schema": {**_FILE, "description": description}}
+
 
 PICTURES_BODY: dict[str, Any] = {
     "requestBody": {
@@ -73,34 +88,29 @@ PICTURES_BODY: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "minProperties": 1,
-                    "additionalProperties": {
-                        "anyOf": [
-                            {"type": "string", "format": "binary"},
-                            {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        ]
-                    },
-                    "description": "A file for each picture, under whatever names.",
-                }
-            },
-            "application/zip": _BINARY,
-            "application/x-tar": _BINARY,
-            "application/gzip": {"schema": {**_BINARY["schema"], "description": "A tar, gzipped."}},
-            "application/x-ndjson": {
-                "schema": {
-                    "type": "object",
-                    "description": "Each line.",
-                    "required": ["image"],
-                    "additionalProperties": False,
+                    "required": ["file"],
                     "properties": {
-                        "image": {"type": "string", "description": "Base64, or a data URI of it."},
-                        "id": {"type": "string", "maxLength": 1000, "description": "Comes back as the `name`."},
+                        "file": {
+                            "type": "array",
+                            "items": _FILE,
+                            "minItems": 1,
+                            "description": "The pictures; files of any other name are read too.",
+                        }
                     },
+                    "additionalProperties": False,
                 }
             },
+            "application/zip": _file("Stored or deflated."),
+            "application/x-tar": _file("As it is, or gzipped."),
+            "application/gzip": _file("A tar that is gzipped."),
+            "application/x-ndjson": _file("Lines of JSON."),
         },
     }
 }
+
+_TIMINGS = {"decode": 3.086, "queue": 0.573, "device": 18.724, "total": 23.649}
+_LINE = {"index": 0, "name": "coffee.jpg", "status": 200, **REPLY, "timings_ms": _TIMINGS}
+_REFUSED = documented(InvalidParameter, UnknownModel, EngineUnavailable, DeadlineExceeded, TooManyPictures, *READING)
 
 
 def create_router(models: Models, settings: Settings) -> APIRouter:
@@ -109,10 +119,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     room = Room(ROOM_BYTES)
 
     async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
-        """Name what is in many pictures: a form's files, the files of a zip or tar, or base64 in lines of JSON.
+        """The pictures are a form's files, the files of a zip or tar, or the images of JSON lines: each is
+        `{"image": "<base64 or data URI>", "id": "cat"}`, of which the `id` may be left out and comes back as `name`.
 
-        Each has its line in the answer, in the order sent and as soon as it is known; a bad picture is a bad line. They
-        are looked at in the background: single requests come first.
+        Each has its line in the answer, in the order sent and as soon as it is known. A bad picture is a bad line, with
+        the `status`, `code`, `title` and `detail` that it would have had alone. If the body cannot be read any further,
+        a last line of that kind, without `index` and `name`, tells why. In archives, folders, dotfiles and `__MACOSX`
+        are left out. Single requests come first.
         """
         request.state.record.model = models.name(query.model)
         models.card(query.model)
@@ -125,7 +138,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         response_class=NdjsonResponse,
         response_model=PictureLine | ProblemLine,
         response_model_exclude_none=True,
+        tags=["predict"],
+        summary="Name what is in many pictures",
         response_description="One such object a line.",
+        responses={200: {"content": {NdjsonResponse.media_type: {"example": _LINE}}}, **_REFUSED},
         openapi_extra=PICTURES_BODY,
         route_class_override=PredictRoute,
     )

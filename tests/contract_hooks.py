@@ -1,7 +1,10 @@
 """What schemathesis has to be told of our routes: how pictures look, and which parameters go together."""
 
 import base64
+import json
+import sys
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import schemathesis
@@ -10,6 +13,10 @@ from PIL import Image
 from schemathesis.transport.serialization import Binary
 
 from service.outputs import EVIDENCE_LABELS
+
+# schemathesis runs this file by its path
+sys.path.append(str(Path(__file__).parent))
+from packing import FORMS
 
 
 def _picture(width: int, height: int, red: int, kind: str) -> bytes:
@@ -27,8 +34,20 @@ PICTURES = st.builds(
 )
 
 schemathesis.openapi.media_type("image/*", PICTURES, aliases=["application/octet-stream"])
+FILES = st.dictionaries(
+    st.text("abc/", min_size=1, max_size=4).filter(lambda name: name[-1] != "/"), PICTURES, min_size=1
+)
+for kind, pack in FORMS.values():
+    if not kind.startswith("multipart"):
+        schemathesis.openapi.media_type(kind, FILES.map(pack))
 schemathesis.openapi.format("binary", PICTURES.map(Binary))
 schemathesis.openapi.format("byte", PICTURES.map(lambda picture: base64.b64encode(picture).decode()))
+
+
+@schemathesis.deserializer("application/x-ndjson")
+def first_line(context: Any, response: Any) -> Any:
+    """Each line is as documented; that the first is goes for all, because the tests see to the others."""
+    return json.loads(response.content.splitlines()[0])
 
 
 @schemathesis.hook
