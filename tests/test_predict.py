@@ -92,7 +92,7 @@ def test_a_folder_becomes_a_table_with_its_failures(photos: Path, tmp_path: Path
     ended = run("predict", str(photos), "missing.jpg", "--out", str(out), "--top-k", "2")
     assert ended.returncode == 1
     assert ended.stdout == ""
-    assert ended.stderr.startswith(f"volo: {out} has 5 pictures, 2 of them failed; 5 are new, ")
+    assert ended.stderr.startswith(f"volo: {out}: 5 pictures, 2 failed; 5 new, ")
     good, _, broken, _, missing = lines(out)
     assert good["file"] == str(photos / "a.JPG")
     assert good["model"] == "embedded"
@@ -101,7 +101,7 @@ def test_a_folder_becomes_a_table_with_its_failures(photos: Path, tmp_path: Path
     assert missing["detail"] == "No such file or directory"
     again = run("predict", str(photos), "missing.jpg", "--out", str(out))
     assert again.returncode == 1
-    assert again.stderr.startswith(f"volo: {out} has 5 pictures, 2 of them failed; 0 are new, ")
+    assert again.stderr.startswith(f"volo: {out}: 5 pictures, 2 failed; 0 new, ")
     assert len(lines(out)) == 5
 
 
@@ -112,7 +112,7 @@ def test_a_picture_of_any_name_is_found_again(tmp_path: Path) -> None:
     for new in (1, 0):
         ended = run("predict", str(folder), "--out", str(out))
         assert ended.returncode == 0, ended.stderr
-        assert f"; {new} are new" in ended.stderr
+        assert f": 1 picture, 0 failed; {new} new, " in ended.stderr
     assert [record["file"] for record in lines(out)] == [f"{folder}/caf\\xe9.jpg"]
 
 

@@ -30,8 +30,9 @@ def predict_all(paths: list[Path], results: Results, scorer: Scorer) -> None:
             results.add(record)
             rate.count += 1
             tell(results.failed)
-    has = f"{results.path} has {len(results.done) + rate.count:,} pictures, {results.failed:,} of them failed"
-    print(f"volo: {has}; {rate.count:,} are new, {rate}", file=sys.stderr)
+    count = len(results.done) + rate.count
+    told = f"{count:,} picture{'s' * (count != 1)}, {results.failed:,} failed; {rate.count:,} new, {rate}"
+    print(f"volo: {results.path}: {told}", file=sys.stderr)
 
 
 def scored(files: Iterable[Path], scorer: Scorer) -> Generator[Record, None, None]:
