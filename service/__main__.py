@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from setproctitle import setproctitle
 
@@ -15,9 +14,6 @@ from service.options import add_settings, read_settings
 from service.predict import command as predict_command
 from service.settings import Settings
 from service.terminal import USAGE, fail, print_table
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:

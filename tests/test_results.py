@@ -59,12 +59,12 @@ def test_interrupted_it_keeps_what_there_is(tmp_path: Path, suffix: str) -> None
     assert written(path) == RECORDS[:2]
 
 
-@pytest.mark.parametrize("torn", ['{"file": "b', '{"file": "b.jpg", "model": "m", "predictions": []}'])
-def test_a_line_that_a_crash_has_torn_is_done_again(tmp_path: Path, torn: str) -> None:
+@pytest.mark.parametrize("torn", [b'{"fi', b'{"file": "\xc3', b'{"file": "b.jpg", "model": "m", "predictions": []}'])
+def test_a_line_that_a_crash_has_torn_is_done_again(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "results.jsonl"
     with Results(path, "m") as results:
         results.add(RECORDS[0])
-    with path.open("a") as stream:
+    with path.open("ab") as stream:
         stream.write(torn)
     with Results(path, "m") as results:
         assert results.done == {"a.jpg"}
@@ -83,6 +83,7 @@ def test_results_of_another_model_are_not_added_to(tmp_path: Path, suffix: str) 
     ):
         pass
     assert written(path) == RECORDS[:1]
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_table_has_a_row_for_each_picture_and_columns_for_each_rank(tmp_path: Path) -> None:
@@ -98,16 +99,50 @@ def test_a_table_has_a_row_for_each_picture_and_columns_for_each_rank(tmp_path: 
     assert (rows[3]["error"], rows[3]["label_1"]) == ("not_an_image", "")
 
 
-def test_what_is_no_file_of_results_is_refused(tmp_path: Path) -> None:
+def test_where_no_results_can_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"none of \*\.jsonl, \*\.csv, \*\.parquet"):
         Results(tmp_path / "results.txt", "m")
-    (tmp_path / "notes.jsonl").write_text("my notes\n")
-    with (
-        pytest.raises(ResultsError, match="something else than results in line 1"),
-        Results(tmp_path / "notes.jsonl", "m"),
-    ):
+    with pytest.raises(ResultsError, match="there is no folder"):
+        Results(tmp_path / "missing" / "results.csv", "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [
+        ("notes.jsonl", b"my notes\n", 1),
+        ("list.jsonl", b"[1]\n", 1),
+        ("latin.jsonl", b"caf\xe9\n", 1),
+        ("other.jsonl", b'{"a": 1}\n{"b": 2}', 1),
+        ("later.jsonl", b'{"file": "a.jpg", "model": "m", "predictions": []}\nmy notes\nmore', 2),
+        ("line.jsonl", b'{"b": 2}', 1),
+        ("table.csv", b"a,b\n1,2\n", 1),
+        ("short.csv", b"file,model,error,detail,label_1,score_1,index_1,wnid_1\na.jpg,m,,,x,0.5,one\n", 1),
+        ("text.parquet", b"my notes", 1),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(
+    tmp_path: Path, name: str, content: bytes, row: int
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ResultsError, match=f"something else than results in row {row}"), Results(path, "m"):
         pass
-    assert (tmp_path / "notes.jsonl").read_text() == "my notes\n"
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == [name]
+
+
+@formats
+def test_a_whole_table_to_which_nothing_comes_is_not_written_again(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"results{suffix}"
+    with Results(path, "m") as results:
+        for record in RECORDS:
+            results.add(record)
+    before = path.stat()
+    with Results(path, "m") as results:
+        assert results.failed == 1
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_without_pyarrow_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TextIO
 
 Record = dict[str, Any]
 """Of one picture: ``file`` and ``model``, and ``predictions`` or else ``error`` and ``detail``."""
 
 _ROWS = 10_000
 """So many go into a row group, and are held in memory at once."""
+_OPENING = b'{"file": '
+"""With this our lines begin, torn ones too."""
 _TOLD = ("label", "score", "index", "wnid")
 
 
@@ -30,51 +32,70 @@ class ResultsError(Exception):
 
 
 class Results:
-    """The results in a file; within it is open. ``done`` are the files that need not be looked at again."""
+    """The results in a file; within it is open.
+
+    ``done`` are the files that were in it before, ``failed`` is how many of all pictures could not be named.
+    """
 
     def __init__(self, path: Path, model: str) -> None:
-        """Raise ResultsError if it is no file for results, or has those of another model."""
+        """Raise ResultsError if it is no file for results, or cannot be there."""
+        self._format = format_of(path)
         self.path = path
         self.done: set[str] = set()
+        self.failed = 0
         self._model = model
-        self._format = format_of(path)
-        self._journal = path if self._format is JSON_LINES else path.with_name(f"{path.name}.journal")
+        self._journal = path if self._format is JSON_LINES else _journal_of(path)
+        self._stream: TextIO | None = None
 
     def __enter__(self) -> Self:
-        if self._journal != self.path and self.path.exists() and not self._journal.exists():
-            _replace(self._journal, lambda path: JSON_LINES.write(path, partial(self._format.read, self.path)))
+        """Raise ResultsError, and leave all as it is, if there is something else than results of this model."""
         if self._journal.exists():
-            _cut_torn_line(self._journal)
-            for record in JSON_LINES.read(self._journal):
-                self._note(record)
-        self._stream = self._journal.open("a", encoding="utf-8")
+            self._know(_records(JSON_LINES, self._journal))
+        elif self.path.exists():
+            self._know(_records(self._format, self.path))
+            return self  # it is whole, and remains as it is until there is more
+        self._stream = self._opened()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._stream is None:
+            return
         self._stream.close()
         if error is None and self._journal != self.path:
-            _replace(self.path, lambda path: self._format.write(path, partial(JSON_LINES.read, self._journal)))
+            _replace(self.path, lambda path: self._format.write(path, partial(_records, JSON_LINES, self._journal)))
             self._journal.unlink()
 
     def add(self, record: Record) -> None:
         """Keep a result; it outlives the process from here on."""
+        if self._stream is None:
+            self._stream = self._opened()
         self._stream.write(_line(record))
         self._stream.flush()
+        self.failed += "error" in record
 
-    def _note(self, record: Record) -> None:
-        if record.get("model") != self._model:
-            raise ResultsError(
-                f"{self.path} has results of the model {record.get('model')!r}, and these are of {self._model!r}: "
-                "choose another file, or --overwrite it"
-            )
-        self.done.add(str(record["file"]))
+    def _know(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record["model"] != self._model:
+                raise ResultsError(
+                    f"{self.path} has results of the model {record['model']!r}, and these are of {self._model!r}: "
+                    "choose another file, or --overwrite it"
+                )
+            self.done.add(record["file"])
+            self.failed += "error" in record
+
+    def _opened(self) -> TextIO:
+        if self._journal.exists():
+            _cut_torn_line(self._journal)
+        elif self.path.exists():
+            _replace(self._journal, lambda path: JSON_LINES.write(path, partial(_records, self._format, self.path)))
+        return self._journal.open("a", encoding="utf-8")
 
     @staticmethod
     def remove(path: Path) -> None:
         """Remove the results in a file, finished or not."""
-        for each in (path, path.with_name(f"{path.name}.journal")):
+        for each in (path, _journal_of(path)):
             each.unlink(missing_ok=True)
 
 
@@ -93,22 +114,37 @@ def format_of(path: Path) -> Format:
     """The format that a file's name asks for.
 
     Raises:
-        ResultsError: there is none, or what it needs is not installed.
+        ResultsError: there is none, what it needs is not installed, or there is no such folder.
     """
     if path.suffix not in FORMATS:
         raise ResultsError(f"{path} is none of {', '.join(f'*{suffix}' for suffix in FORMATS)}")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise ResultsError("for Parquet pyarrow is needed: pip install 'volo-serve[parquet]'")
+    if not path.absolute().parent.is_dir():
+        raise ResultsError(f"there is no folder {path.parent}")
     return FORMATS[path.suffix]
 
 
+def _records(format_: Format, path: Path) -> Iterator[Record]:
+    """The records in a file; raises ResultsError if there is something else in it."""
+    row = 1
+    try:
+        for record in format_.read(path):
+            if not (isinstance(record["file"], str) and isinstance(record["model"], str)):
+                raise TypeError
+            yield record
+            row += 1
+    except (ValueError, TypeError, LookupError, csv.Error) as error:
+        raise ResultsError(f"{path} has something else than results in row {row}") from error
+
+
 def _read_json(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                yield dict(json.loads(line))
-            except ValueError as error:
-                raise ResultsError(f"{path} has something else than results in line {number}") from error
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+            elif not (line.startswith(_OPENING) or _OPENING.startswith(line)):
+                raise ValueError("this has not been torn off by a crash, and is not ours")
 
 
 def _write_json(path: Path, records: Records) -> None:
@@ -181,6 +217,10 @@ FORMATS = {
     ".csv": Format(_read_csv, _write_csv),
     ".parquet": Format(_read_parquet, _write_parquet),
 }
+
+
+def _journal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.journal")
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:

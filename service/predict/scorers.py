@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -10,12 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from service.errors import ServiceError
+import httpx
+
+from service.errors import InferenceFailed, InvalidParameter, ServiceError
+from service.predict.pictures import failure, name_of, read
 from service.predict.results import Record
 from service.settings import Settings, cores
 
 if TYPE_CHECKING:
-    import httpx
+    import numpy as np
+    from numpy.typing import NDArray
 
 CPU_BATCH = 8
 """Pictures that one core looks at together; more gain nothing."""
@@ -25,9 +28,16 @@ PATIENCE_S = 60.0
 """How long a service may be gone, or overloaded, before we give up on it."""
 RETRY_S = 0.5
 
+_AGAIN = frozenset((429, 502, 503, 504))
+"""Statuses with which another try may go better."""
+_NEVER = frozenset((401, 403, 404, 405))
+"""Statuses that every picture would get."""
+_TOO_LATE = 504
+"""If it comes again and again, it is this picture that takes so long."""
 
-class ServiceGone(Exception):
-    """The service does not answer any more; the message says what was tried last."""
+
+class CannotGoOn(Exception):
+    """Whoever is to look at the pictures cannot, any more or at all; the message says why."""
 
 
 class Scorer(Protocol):
@@ -62,28 +72,25 @@ class LocalScorer:
         self.threads = cores()
 
     def score(self, files: Sequence[Path]) -> list[Record]:
-        import numpy as np
+        """Raises CannotGoOn."""
+        from service.device import DeviceFault, OutOfMemory
 
-        from models.prediction import softmax, top
-
-        read = [self._crop(file) for file in files]
-        crops = [each for each in read if isinstance(each, np.ndarray)]
-        rows = iter(softmax(self._device.run(crops, self.chunk).logits) if crops else ())
-        records = []
-        for file, each in zip(files, read, strict=True):
-            record: Record = {"file": str(file), "model": self.model}
-            if isinstance(each, np.ndarray):
-                found = top(next(rows), self._classifier.labels, self._top_k, self._threshold)
-                record["predictions"] = [{**asdict(one), "score": round(one.score, 6)} for one in found]
-            else:
-                record.update(each)
-            records.append(record)
-        return records
+        loaded = [self._load(file) for file in files]
+        crops = [each for each in loaded if not isinstance(each, Exception)]
+        try:
+            rows = iter(self._device.run(crops, self.chunk).logits if crops else ())
+        except (DeviceFault, OutOfMemory) as error:
+            raise CannotGoOn(str(error)) from error
+        return [
+            {"file": name_of(file), "model": self.model}
+            | (failure(each) if isinstance(each, Exception) else self._told(next(rows)))
+            for file, each in zip(files, loaded, strict=True)
+        ]
 
     def stop(self) -> None:
         """Nothing here takes long."""
 
-    def _crop(self, file: Path) -> Any:
+    def _load(self, file: Path) -> NDArray[np.uint8] | ServiceError | OSError:
         """The picture as the model sees it [S, S, 3], or what is wrong with it."""
         import numpy as np
 
@@ -92,79 +99,110 @@ class LocalScorer:
         size = self._classifier.image_size
         pixels = np.empty((size, size, 3), np.uint8)
         try:
-            load_crop(file.read_bytes(), self._settings, pixels, self._classifier)
-        except ServiceError as error:
-            return {"error": error.code, "detail": error.detail}
-        except OSError as error:
-            return unreadable(error)
+            load_crop(read(file, self._settings.max_pixels), self._settings, pixels, self._classifier)
+        except (ServiceError, OSError) as error:
+            return error
         return pixels
+
+    def _told(self, logits: NDArray[np.float32]) -> Record:
+        import numpy as np
+
+        from models.prediction import softmax, top
+
+        if not np.isfinite(logits).all():
+            return failure(InferenceFailed(InferenceFailed.example))
+        found = top(softmax(logits), self._classifier.labels, self._top_k, self._threshold)
+        return {"predictions": [{**asdict(each), "score": round(each.score, 6)} for each in found]}
 
 
 class RemoteScorer:
-    """Has a running service look, picture by picture; what can be tried again is."""
+    """Has a running service look, picture by picture; what may go better is tried again."""
 
     chunk = 1
     threads = CONNECTIONS
 
-    def __init__(self, url: str, model: str | None, top_k: int, threshold: float) -> None:
-        """Raise ServiceGone if nothing of ours answers there."""
-        import httpx
-
-        key = os.environ.get("VOLO_API_KEY", "")
-        self._client = httpx.Client(
-            base_url=url,
-            headers={"X-API-Key": key} if key else {},
-            params={"top_k": top_k, "threshold": threshold, **({"model": model} if model else {})},
-            timeout=PATIENCE_S,
-            limits=httpx.Limits(max_connections=CONNECTIONS),
-        )
+    def __init__(
+        self, url: str, settings: Settings, top_k: int, threshold: float, model: str | None = None, key: str = ""
+    ) -> None:
+        """Raise CannotGoOn if nothing of ours answers there, or not to us."""
+        self._url = url
+        self._max_pixels = settings.max_pixels
         self._stopped = threading.Event()
         try:
-            served = [each["name"] for each in self._client.get("/health").json()["models"]]
+            self._client = httpx.Client(
+                base_url=url,
+                headers={"X-API-Key": key} if key else {},
+                params={"top_k": top_k, "threshold": threshold, **({"model": model} if model else {})},
+                timeout=PATIENCE_S,
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            )
+            served = self._served(self._client.get("/health"))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
-            raise ServiceGone(f"there is no service of ours at {url}: {error}") from error
+            raise CannotGoOn(f"there is no service of ours at {url}: {error}") from error
         if model is not None and model not in served:
-            raise ServiceGone(f"{url} serves no model {model!r}; there is {', '.join(served)}")
+            raise CannotGoOn(f"{url} serves no model {model!r}; there is {', '.join(served)}")
         self.model = model or served[0]
 
     def score(self, files: Sequence[Path]) -> list[Record]:
-        return [self._score(file) for file in files]
+        """Raises CannotGoOn."""
+        return [{"file": name_of(file), "model": self.model, **self._told(file)} for file in files]
 
     def stop(self) -> None:
         """Ask nothing again from now on."""
         self._stopped.set()
 
-    def _score(self, file: Path) -> Record:
-        record: Record = {"file": str(file), "model": self.model}
+    def _served(self, health: httpx.Response) -> list[str]:
+        if health.status_code in _NEVER:
+            raise self._refused(health)
+        return [str(each["name"]) for each in health.json()["models"]]
+
+    def _told(self, file: Path) -> Record:
         try:
-            answer = self._ask(file.read_bytes())
-        except OSError as error:
-            return {**record, **unreadable(error)}
-        body = answer.json()
-        if answer.is_success:
-            return {**record, "predictions": body["predictions"]}
-        return {**record, "error": body["code"], "detail": body["detail"]}
+            picture = read(file, self._max_pixels)
+        except (ServiceError, OSError) as error:
+            return failure(error)
+        answer = self._ask(picture)
+        body = _body(answer)
+        if answer.is_success and "predictions" in body:
+            return {"predictions": body["predictions"]}
+        code = body.get("code", f"http_{answer.status_code}")
+        if answer.is_success or answer.status_code in _NEVER or code == InvalidParameter.code:
+            raise self._refused(answer)
+        return {"error": code, "detail": body.get("detail", answer.reason_phrase)}
 
     def _ask(self, picture: bytes) -> httpx.Response:
         """The service's last word on a picture."""
-        import httpx
-
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
+            answer, wait_s = None, RETRY_S
             try:
                 answer = self._client.post("/predict", content=picture)
-                if answer.status_code in (401, 404, 405):
-                    raise ServiceGone(f"{self._client.base_url} refuses: {answer.text:.200}")
-                if answer.status_code not in (502, 503, 504):
-                    answer.json()
+                if answer.status_code not in _AGAIN:
                     return answer
-                why, wait_s = f"status {answer.status_code}", float(answer.headers.get("Retry-After", RETRY_S))
-            except (httpx.HTTPError, ValueError) as error:
-                why, wait_s = repr(error), RETRY_S
+                why, wait_s = f"status {answer.status_code}", _retry_after_s(answer)
+            except httpx.HTTPError as error:
+                why = repr(error)
             if time.monotonic() + wait_s > deadline_s or self._stopped.wait(wait_s):
-                raise ServiceGone(f"{self._client.base_url} does not answer: {why}")
+                if answer is not None and answer.status_code == _TOO_LATE:
+                    return answer
+                raise CannotGoOn(f"{self._url} does not answer: {why}")
+
+    def _refused(self, answer: httpx.Response) -> CannotGoOn:
+        said = _body(answer).get("detail", answer.reason_phrase)
+        return CannotGoOn(f"{self._url} refuses with status {answer.status_code}: {said}")
 
 
-def unreadable(error: OSError) -> Record:
-    """What is told of a file that cannot be read."""
-    return {"error": "unreadable_file", "detail": error.strerror or str(error)}
+def _body(answer: httpx.Response) -> dict[str, Any]:
+    """What a service of ours says; nothing if it was another, such as a proxy before it."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    try:
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (LookupError, ValueError):  # it can be a date too
+        return RETRY_S
