@@ -1,5 +1,6 @@
 """The page for people, at ``/``: a few files that ask nobody but this service."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -27,6 +28,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cache-Control": "no-cache",  # after an upgrade nobody shall have half of the old page
 }
+SAMPLE_HEADERS = {**HEADERS, "Cache-Control": "max-age=86400"}
 
 
 class _Css(Response):
@@ -55,17 +57,17 @@ def create_router() -> APIRouter:
         suffix = asset.name[asset.name.rfind(".") :]
         if suffix in _KINDS:
             path = "/" if asset.name == "index.html" else f"/{asset.name}"
-            _add(router, path, asset, _KINDS[suffix])
+            _add(router, path, asset, _KINDS[suffix], HEADERS)
     for sample in SAMPLES.iterdir():
         if sample.name.endswith(".jpg"):
-            _add(router, f"/samples/{sample.name}", sample, _Jpeg)
+            _add(router, f"/samples/{sample.name}", sample, _Jpeg, SAMPLE_HEADERS)
     return router
 
 
-def _add(router: APIRouter, path: str, file: Traversable, kind: type[Response]) -> None:
+def _add(router: APIRouter, path: str, file: Traversable, kind: type[Response], headers: Mapping[str, str]) -> None:
     content = file.read_bytes()
 
     async def serve() -> Response:
-        return kind(content, headers=HEADERS)
+        return kind(content, headers=headers)
 
     router.add_api_route(path, serve, response_class=kind, name=file.name)

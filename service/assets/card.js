@@ -32,6 +32,7 @@ export class Card {
       this.showProblem(problem);
       return;
     }
+    this.find(".model").textContent = `by ${reply.model}`;
     this.evidence = new Evidence(this.find("figure"), reply.region);
     this.find(".labels").append(...reply.predictions.map((each) => this.label(each)));
     this.find(".hint").hidden = !reply.predictions.some((each) => each.evidence);
@@ -39,26 +40,35 @@ export class Card {
     this.showSnippets(url);
   }
 
+  // What a screen reader says once the picture is named.
+  get summary() {
+    const best = this.find(".labels li");
+    return best ? `${this.find("h3").textContent}: ${best.textContent}` : "";
+  }
+
   label({ label, score, evidence }) {
-    const row = document.createElement("li");
-    const button = part("button", "");
+    const item = document.createElement("li");
+    const row = part(evidence ? "button" : "div", "row");
     const fill = part("span", "fill");
     fill.style.width = `${100 * score}%`;
+    row.append(fill, part("b", "", label), " ", part("span", "score", percent(score)));
+    item.append(row);
+    if (evidence) this.showOnPointing(row, evidence);
+    return item;
+  }
+
+  showOnPointing(button, evidence) {
+    const show = () => this.evidence.show(evidence, button);
+    const hide = () => this.evidence.hide();
+    const { row, column } = evidence.patch;
     button.type = "button";
-    button.append(fill, part("b", "", label), part("output", "", percent(score)));
-    row.append(button);
-    if (evidence) {
-      button.setAttribute("aria-pressed", "false");
-      button.title = `Where the ${label} is`;
-      const show = () => this.evidence.show(evidence, button);
-      const hide = () => this.evidence.hide();
-      button.addEventListener("pointerenter", show);
-      button.addEventListener("pointerleave", hide);
-      button.addEventListener("focus", show);
-      button.addEventListener("blur", hide);
-      button.addEventListener("click", show); // where there is nothing to hover with
-    }
-    return row;
+    button.title = `Clearest in row ${row + 1}, column ${column + 1} of ${evidence.map.length}`;
+    button.addEventListener("pointerenter", show);
+    button.addEventListener("pointerleave", hide);
+    button.addEventListener("focus", show);
+    button.addEventListener("blur", hide);
+    button.addEventListener("click", show); // where there is nothing to hover with
+    button.addEventListener("keydown", ({ key }) => key === "Escape" && hide());
   }
 
   showProblem({ title, detail }) {
@@ -69,8 +79,9 @@ export class Card {
   }
 
   showTimes(timings) {
-    const known = STAGES.reduce((sum, name) => sum + (timings[name] ?? 0), 0);
-    const shown = { ...timings, other: Math.max(0, timings.total - known) };
+    const { total, ...shown } = timings;
+    const known = STAGES.reduce((sum, name) => sum + (shown[name] ??= 0), 0);
+    shown.other = Math.max(0, total - known);
     const bar = part("div", "stages");
     const list = document.createElement("dl");
     bar.setAttribute("aria-hidden", "true");
@@ -80,7 +91,7 @@ export class Card {
       bar.append(piece);
       list.append(entry(name, shown[name]));
     }
-    list.append(entry("total", timings.total));
+    list.append(entry("total", total));
     this.find(".times").append(bar, list);
     this.find(".times").hidden = false;
   }
@@ -88,9 +99,12 @@ export class Card {
   showSnippets(url) {
     const texts = snippets(this.file, url);
     const code = this.find("code");
+    const copy = this.find(".copy");
     const tabs = Object.keys(texts).map((name) => part("button", "", name));
     const select = (chosen) => {
       code.textContent = texts[chosen.textContent];
+      code.parentElement.setAttribute("aria-label", chosen.textContent);
+      copy.textContent = "Copy";
       for (const tab of tabs) {
         tab.setAttribute("aria-selected", String(tab === chosen));
         tab.tabIndex = tab === chosen ? 0 : -1;
@@ -111,7 +125,6 @@ export class Card {
     select(tabs[0]);
     this.find(".tabs").append(...tabs);
     this.find("details").hidden = false;
-    const copy = this.find(".copy");
     copy.addEventListener("click", async () => {
       try {
         await navigator.clipboard.writeText(code.textContent);

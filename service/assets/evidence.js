@@ -16,8 +16,9 @@ export class Evidence {
   show({ map, box }, button) {
     this.hide();
     this.button = button;
-    button.setAttribute("aria-pressed", "true");
+    button.setAttribute("aria-current", "true");
     const image = this.figure.querySelector("img");
+    if (image.hidden) return; // the browser cannot show this format
     place(this.canvas, this.region, image);
     place(this.patch, box, image);
     draw(this.canvas, map);
@@ -25,7 +26,7 @@ export class Evidence {
   }
 
   hide() {
-    this.button?.setAttribute("aria-pressed", "false");
+    this.button?.removeAttribute("aria-current");
     this.figure.classList.remove("shown");
   }
 }
@@ -58,5 +59,5 @@ function colour(heat) {
   const place = heat * (COLOURS.length - 1);
   const below = Math.min(Math.floor(place), COLOURS.length - 2);
   const mixed = COLOURS[below].map((from, channel) => from + (place - below) * (COLOURS[below + 1][channel] - from));
-  return [...mixed, 255 * OPACITY * heat];
+  return [...mixed, 255 * OPACITY * Math.sqrt(heat) * heat]; // where there is little, the picture stays as it is
 }

@@ -1,6 +1,6 @@
 // The page: takes pictures in, has them named one after the other, and shows what the service says of them.
 import { Card } from "./card.js";
-import { ask, health } from "./service.js";
+import { ask, askAgain, health } from "./service.js";
 
 const AT_ONCE = 2; // more would only wait for each other
 const HEALTH_AGAIN_MS = 3000;
@@ -10,14 +10,17 @@ const waiting = [];
 let total = 0;
 let done = 0;
 let busy = 0;
+let healthTimer;
 
 function add(files) {
+  if (!files.length) return; // text was dropped, or nothing chosen
   const pictures = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
   if (!pictures.length) {
-    $("count").textContent = files.length ? "That is no picture." : "";
-    $("progress").hidden = !files.length;
+    $("progress").hidden = false;
+    $("count").textContent = "That is no picture.";
     return;
   }
+  askAgain();
   document.body.classList.add("busy-now");
   for (const file of pictures) {
     const card = new Card(file);
@@ -39,6 +42,8 @@ async function work() {
     const answer = await ask(card.file, $("model-choice").hidden ? "" : $("model").value);
     if (generation !== $("results").dataset.generation) continue; // it was cleared meanwhile
     card.show(answer);
+    $("heard").textContent = card.summary;
+    if (answer.problem) watchHealth();
     done += 1;
     tell();
   }
@@ -49,6 +54,7 @@ function tell() {
   $("progress").hidden = total === 0;
   $("bar").max = total;
   $("bar").value = done;
+  $("bar").classList.toggle("done", done === total);
   $("count").textContent = total === 1 && done === 1 ? "1 picture" : `${done} of ${total} pictures`;
 }
 
@@ -63,14 +69,16 @@ function clear() {
 }
 
 async function watchHealth() {
-  const { ready, text, models } = await health();
+  clearTimeout(healthTimer);
+  const { ready, refused, text, models } = await health();
   $("health").textContent = text;
   $("served").className = ready ? "ready" : "ailing";
   if (models.length > 1 && $("model").length !== models.length) {
     $("model").replaceChildren(...models.map((model) => new Option(model.name)));
     $("model-choice").hidden = false;
   }
-  if (!ready) setTimeout(watchHealth, HEALTH_AGAIN_MS);
+  clearTimeout(healthTimer);
+  if (!ready && !refused) healthTimer = setTimeout(watchHealth, HEALTH_AGAIN_MS);
 }
 
 function offerSamples() {
@@ -132,6 +140,7 @@ $("shoot").addEventListener("click", shoot);
 $("no-camera").addEventListener("click", () => $("camera").close());
 $("camera").addEventListener("close", closeCamera);
 $("clear").addEventListener("click", clear);
+document.addEventListener("keygiven", watchHealth);
 document.addEventListener("paste", (event) => {
   if (event.clipboardData?.files.length) add(event.clipboardData.files);
 });

@@ -1,13 +1,15 @@
 // What the page asks of the service.
 const STORED_KEY = "volo-api-key";
-export const TOP_K = 5;
+const TOP_K = 5;
 
 export const key = () => sessionStorage.getItem(STORED_KEY);
 
-// What is served where, and whether it is well: {ready, text, models}.
+// What is served where, and whether it is well: {ready, refused, text, models}.
 export async function health() {
   try {
-    const { status, reasons, models } = await (await send("/health")).json();
+    const answer = await send("/health");
+    if (answer.status === 401) return { ready: false, refused: true, text: "a key is needed", models: [] };
+    const { status, reasons, models } = await answer.json();
     const served = models.map((model) => `${model.name} on ${model.device ?? "?"}`).join(", ");
     const ready = status === "ready";
     return { ready, text: ready ? served : `${status}: ${reasons.join("; ")}`, models };
@@ -18,19 +20,22 @@ export async function health() {
 
 // What the service says of a picture: {url, reply} or {url, problem}.
 export async function ask(file, model) {
-  const query = new URLSearchParams({ top_k: TOP_K, ...(model && { model }) });
-  const url = `/predict?${query}`;
+  const url = `/predict?${new URLSearchParams({ top_k: TOP_K, evidence: true, ...(model && { model }) })}`;
   try {
-    const answer = await send(`${url}&evidence=true`, { method: "POST", body: file, headers: type(file) });
-    const body = await answer.json();
-    return answer.ok ? { url, reply: body } : { url, problem: body };
+    const answer = await send(url, { method: "POST", body: file, headers: { "Content-Type": mediaType(file) } });
+    return answer.ok ? { url, reply: await answer.json() } : { url, problem: await problem(answer) };
   } catch (error) {
     return { url, problem: { title: "The service cannot be reached", detail: `${error.message ?? error}` } };
   }
 }
 
-function type(file) {
-  return { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
+export function mediaType(file) {
+  return file.type.startsWith("image/") ? file.type : "application/octet-stream";
+}
+
+async function problem(answer) {
+  const ours = answer.headers.get("Content-Type")?.startsWith("application/problem+json");
+  return ours ? answer.json() : { title: `Something on the way answered ${answer.status} ${answer.statusText}` };
 }
 
 async function send(url, { headers, ...rest } = {}) {
@@ -38,22 +43,33 @@ async function send(url, { headers, ...rest } = {}) {
     const used = key();
     const answer = await fetch(url, { ...rest, headers: { ...headers, ...(used && { "X-API-Key": used }) } });
     if (answer.status !== 401) return answer;
-    if (used === key() && !(await askForKey())) return answer;
+    if (used === key() && !declined) declined = !(await askForKey(used));
+    if (declined) return answer;
   }
 }
 
 let asking = null; // one dialog for all requests that were refused
+let declined = false;
 
-function askForKey() {
+// Whoever would not give a key may be asked again, because of something new.
+export function askAgain() {
+  declined = false;
+}
+
+function askForKey(refused) {
   asking ??= new Promise((resolve) => {
     const dialog = document.getElementById("key");
     const input = dialog.querySelector("input");
     input.value = "";
     dialog.returnValue = "";
+    dialog.querySelector("[role=alert]").textContent = refused ? "The service did not accept this key." : "";
     dialog.addEventListener("close", () => {
       asking = null;
       const given = dialog.returnValue === "use" && input.value;
-      if (given) sessionStorage.setItem(STORED_KEY, input.value);
+      if (given) {
+        sessionStorage.setItem(STORED_KEY, given);
+        document.dispatchEvent(new Event("keygiven"));
+      }
       resolve(Boolean(given));
     }, { once: true });
     dialog.showModal();
