@@ -121,7 +121,7 @@ async def test_a_picture_that_is_chosen_is_named(browser: Browser) -> None:
 async def test_ready_made_requests_work(browser: Browser, tmp_path: Path, language: str, command: list[str]) -> None:
     if language == "curl" and not shutil.which("curl"):
         pytest.skip("there is no curl")
-    name = "it's \"a\" $HOME picture.png"
+    name = 'it\'s "a" $HOME picture.png'
     (tmp_path / name).write_bytes(png(7))
     async with opened(browser, api_keys="s3cret") as page:
         await page.evaluate("sessionStorage.setItem('volo-api-key', 's3cret')")
