@@ -31,7 +31,7 @@ async def test_what_is_done_in_time_is_let_go_on() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def wait(caller: Caller, timeout_s: float) -> None:
+async def wait(caller: Caller, timeout_s: float | None) -> None:
     """Wait for what never comes."""
     async with Patience(timeout_s, watch_after_s=0) as waiting:
         waiting.watch(caller.request)
@@ -68,3 +68,19 @@ async def test_errors_from_within_and_cancellation_from_without_pass() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_without_a_deadline_it_goes_on_until_the_caller_leaves() -> None:
+    caller = Caller()
+    caller.left.set()
+    with pytest.raises(ClientGone):
+        await wait(caller, None)
+
+
+async def test_who_is_watched_twice_is_watched_once() -> None:
+    caller = Caller()
+    async with Patience(None, watch_after_s=0) as waiting:
+        waiting.watch(caller.request)
+        waiting.watch(caller.request)
+        await caller.watched.wait()
+        assert len(asyncio.all_tasks()) == 2
