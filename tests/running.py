@@ -49,6 +49,18 @@ def run(*command: str, cwd: Path = ROOT, **settings: str) -> subprocess.Complete
     )
 
 
+@contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """``volo`` with a command, under way."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 class Service:
     """A running process that serves, or is about to."""
 

@@ -10,31 +10,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
 
-import numpy as np
 import pytest
 from calling import application, listening, serving_engine
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import SecretStr
-from running import CAT, ROOT, environment, run, serving, until
+from running import CAT, ROOT, environment, run, serving, started, until
 
-from service.device import OutOfMemory
 from service.errors import TooManyBytes
-from service.outputs import Outputs
 from service.predict import progress
-from service.predict.bulk import scored
+from service.predict.bulk import predict_all, scored
 from service.predict.pictures import find, name_of, read
 from service.predict.progress import Rate, shown
-from service.predict.results import Record
-from service.predict.scorers import CannotGoOn, LocalScorer, RemoteScorer
-from service.settings import Settings
+from service.predict.results import Record, Results
 
 
 @pytest.fixture
@@ -105,17 +97,6 @@ def test_a_folder_becomes_a_table_with_its_failures(photos: Path, tmp_path: Path
     assert len(lines(out)) == 5
 
 
-def test_a_picture_of_any_name_is_found_again(tmp_path: Path) -> None:
-    folder, out = tmp_path / "photos", tmp_path / "results.jsonl"
-    folder.mkdir()
-    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(CAT.read_bytes())
-    for new in (1, 0):
-        ended = run("predict", str(folder), "--out", str(out))
-        assert ended.returncode == 0, ended.stderr
-        assert f": 1 picture, 0 failed; {new} new, " in ended.stderr
-    assert [record["file"] for record in lines(out)] == [f"{folder}/caf\\xe9.jpg"]
-
-
 def test_a_service_gives_what_the_model_here_gives(photos: Path, tmp_path: Path) -> None:
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     assert run("predict", str(photos), "--out", str(here)).returncode == 1
@@ -153,130 +134,6 @@ async def test_a_service_shows_its_answers_to_those_who_have_a_key(photos: Path,
     assert by_file.stderr.startswith(f"volo: {photos / 'broken.jpg'}: ")
 
 
-class Scripted(BaseHTTPRequestHandler):
-    """Gives one answer after the other: a status and a body, or none; waits for ever once there are no more."""
-
-    answers: list[tuple[int, bytes]]
-    hanging: threading.Event
-    closing: threading.Event
-
-    def do_GET(self) -> None:
-        self._answer(200, b'{"models": [{"name": "m"}]}')
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        if not self.answers:
-            self.hanging.set()
-            self.closing.wait()
-            return
-        status, body = self.answers.pop(0)
-        if status:
-            self._answer(status, body)
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Retry-After", "0")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def scripted(*answers: tuple[int, bytes], hanging: threading.Event | None = None) -> Iterator[str]:
-    closing = threading.Event()
-    script = {"answers": list(answers), "hanging": hanging or threading.Event(), "closing": closing}
-    handler = type("Handler", (Scripted,), script)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        closing.set()
-        server.shutdown()
-
-
-SETTINGS = Settings(max_pixels=1_000_000)
-NOTHING = b'{"predictions": []}'
-PROBLEM = b'{"code": "some_code", "detail": "Some detail."}'
-GONE = (0, b"")
-
-
-def asked(url: str, model: str | None = None) -> Record:
-    """What the service says of the cat."""
-    (record,) = RemoteScorer(url, SETTINGS, 5, 0.0, model).score([CAT])
-    assert (record.pop("file"), record.pop("model")) == (str(CAT), "m")
-    return record
-
-
-def test_what_may_go_better_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.predict.scorers.RETRY_S", 0.0)
-    with scripted((503, PROBLEM), GONE, (504, PROBLEM), (429, b""), (200, NOTHING)) as url:
-        assert asked(url) == {"predictions": []}
-
-
-def test_what_is_wrong_with_a_picture_is_its_record() -> None:
-    with scripted((415, PROBLEM), (413, b"<html>of a proxy</html>")) as url:
-        assert asked(url) == {"error": "some_code", "detail": "Some detail."}
-        assert asked(url) == {"error": "http_413", "detail": "Request Entity Too Large"}
-
-
-def test_a_picture_that_always_takes_too_long_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    with scripted((504, PROBLEM)) as url:
-        scorer = RemoteScorer(url, SETTINGS, 5, 0.0)
-        scorer.stop()  # so that nothing is tried again
-        assert scorer.score([CAT])[0]["error"] == "some_code"
-
-
-def test_a_service_that_stays_away_is_given_up_on() -> None:
-    with scripted((503, PROBLEM)) as url:
-        scorer = RemoteScorer(url, SETTINGS, 5, 0.0)
-        scorer.stop()
-        with pytest.raises(CannotGoOn, match="does not answer: status 503"):
-            scorer.score([CAT])
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "complaint"),
-    [
-        (401, PROBLEM, "refuses with status 401: Some detail"),
-        (422, b'{"code": "invalid_parameter", "detail": "top_k: too many"}', "refuses with status 422: top_k"),
-        (200, b"<html>Welcome!</html>", "refuses with status 200: OK"),
-    ],
-)
-def test_what_every_picture_would_get_is_the_end(status: int, body: bytes, complaint: str) -> None:
-    with scripted((status, body)) as url, pytest.raises(CannotGoOn, match=complaint):
-        asked(url)
-
-
-def test_a_service_that_is_not_meant_is_refused() -> None:
-    with scripted() as url, pytest.raises(CannotGoOn, match="serves no model 'other'; there is m"):
-        asked(url, "other")
-    for url in ("http://127.0.0.1:9", "nonsense", "http://[", ""):
-        with pytest.raises(CannotGoOn, match="no service of ours"):
-            asked(url)
-
-
-class Broken:
-    """A device that gives infinity, and then has no memory left."""
-
-    runs = 0
-
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int) -> Outputs:
-        self.runs += 1
-        if self.runs > 1:
-            raise OutOfMemory("There is no memory left.")
-        return Outputs(np.full((len(pictures), 200), np.inf, np.float32))
-
-
-def test_what_fails_on_the_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = LocalScorer(Settings(device="cpu"), 5, 0.0)
-    monkeypatch.setattr(scorer, "_device", Broken())
-    assert [record["error"] for record in scorer.score([CAT, CAT])] == ["inference_failed"] * 2
-    with pytest.raises(CannotGoOn, match="no memory left"):
-        scorer.score([CAT])
-
-
 class Held:
     """Scores in two threads, two at a time, while its gate is open."""
 
@@ -288,7 +145,7 @@ class Held:
 
     def score(self, files: Sequence[Path]) -> list[Record]:
         assert self.gate.wait(20)
-        return [{"file": str(file)} for file in files]
+        return [{"file": name_of(file), "model": "m", "predictions": []} for file in files]
 
     def stop(self) -> None:
         self.stopped = True
@@ -305,10 +162,22 @@ def test_no_more_is_taken_up_than_can_be_held_and_the_order_is_kept() -> None:
     scorer = Held()
     scorer.gate.set()
     found = scored(files(), scorer)
-    assert next(found) == {"file": "0"}
+    assert next(found)["file"] == "0"
     assert len(taken) == 8  # two chunks of two for each of two threads
     assert [int(record["file"]) for record in found] == list(range(1, 100))
     assert scorer.stopped
+
+
+def test_a_picture_of_any_name_is_found_again(tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "results.jsonl"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.jpg")).touch()
+    for _ in range(2):
+        scorer = Held()
+        scorer.gate.set()
+        with Results(out, "m") as results:
+            predict_all([folder], results, scorer)
+    assert [record["file"] for record in lines(out)] == [f"{folder}/caf\\xe9.jpg"]
 
 
 def test_interrupted_or_killed_it_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -341,28 +210,6 @@ def test_interrupted_or_killed_it_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def _count(journal: Path) -> int:
     return journal.read_bytes().count(b"\n")
-
-
-def test_whoever_interrupts_does_not_wait_for_the_service(tmp_path: Path) -> None:
-    hanging, out = threading.Event(), tmp_path / "results.jsonl"
-    with (
-        scripted(hanging=hanging) as url,
-        started("predict", str(CAT), "--out", str(out), "--url", url) as process,
-    ):
-        assert hanging.wait(60)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130  # the service would have had a minute
-
-
-@contextmanager
-def started(*command: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "service", *command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_logs_are_told_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
