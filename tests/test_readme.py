@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -24,9 +25,17 @@ async def address() -> AsyncIterator[str]:
         yield f"127.0.0.1:{port}"
 
 
-async def output_of(*command: str) -> str:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a reader stands: at the repository's root, with photos."""
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    shutil.make_archive(str(tmp_path / "photos"), "zip", CAT.parent)
+    return tmp_path
+
+
+async def output_of(folder: Path, *command: str) -> str:
     ended = await asyncio.to_thread(
-        subprocess.run, command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60
+        subprocess.run, command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -40,14 +49,14 @@ def test_there_are_examples_of_each_protocol() -> None:
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-async def test_the_examples_in_python_name_the_cat(address: str, snippet: str) -> None:
+async def test_the_examples_in_python_name_the_cat(address: str, folder: Path, snippet: str) -> None:
     async with httpx.AsyncClient(base_url=f"http://{address}") as client:
         (cat, *_) = (await client.post("/predict", content=CAT.read_bytes())).json()["predictions"]
-    said = await output_of(sys.executable, "-c", snippet.replace("localhost:8000", address))
+    said = await output_of(folder, sys.executable, "-c", snippet.replace("localhost:8000", address))
     assert cat["label"] in said
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_the_commands_are_answered(address: str, command: str) -> None:
-    await output_of("sh", "-c", f"{command.replace('localhost:8000', address)} --silent --show-error --fail")
+async def test_the_commands_are_answered(address: str, folder: Path, command: str) -> None:
+    await output_of(folder, "sh", "-c", f"{command.replace('localhost:8000', address)} --silent --show-error --fail")
