@@ -27,9 +27,8 @@ async def address() -> AsyncIterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a reader stands: at the repository's root, with photos."""
+    """Where a reader stands: at the repository's root."""
     (tmp_path / "models").symlink_to(ROOT / "models")
-    shutil.make_archive(str(tmp_path / "photos"), "zip", CAT.parent)
     return tmp_path
 
 
