@@ -68,21 +68,13 @@ class Child:
 
         Raises:
             Refused: it cannot work as it is set up.
+            OSError: it cannot be started.
         """
-        pause_s, worked = 0.0, False
-        while not self._stopping.is_set():
-            started_s = time.monotonic()
-            status = await self._run_once()
-            if self._stopping.is_set():
-                return
-            if status == REFUSED and not worked:
-                raise Refused(f"{self._role} refused")
-            worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
-            pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
-            logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
-            on_restart()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+        try:
+            await self._keep_running(on_restart)
+        except Exception as error:
+            self._will_not_be_ready(f"it cannot be run: {error}")
+            raise
 
     async def stop(self, how: signal.Signals, patience_s: float) -> None:
         """Ask it to end, and end it if it has not after ``patience_s``."""
@@ -98,6 +90,22 @@ class Child:
             logger.error("process did not end when asked", role=self._role, pid=process.pid)
             _signal(process, signal.SIGKILL)
 
+    async def _keep_running(self, on_restart: Callable[[], None]) -> None:
+        pause_s, worked = 0.0, False
+        while not self._stopping.is_set():
+            started_s = time.monotonic()
+            status = await self._run_once()
+            if self._stopping.is_set():
+                return
+            if status == REFUSED and not worked:
+                raise Refused(f"{self._role} refused")
+            worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
+            pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
+            logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
+            on_restart()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+
     async def _run_once(self) -> int:
         """Run it to its end: the exit status."""
         process = await self._start()
@@ -107,11 +115,15 @@ class Child:
         refusal = await self._listen(process)
         status = await process.wait()
         self._process = None
-        if not self._reported.is_set():
-            self._refusal = refusal or f"it ended with status {status}"
-            self._reported.set()
+        self._will_not_be_ready(refusal or f"it ended with status {status}")
         metrics.forget(process.pid)
         return status
+
+    def _will_not_be_ready(self, why: str) -> None:
+        """Tell whoever waits for it, unless it was ready before."""
+        if not self._reported.is_set():
+            self._refusal = why
+            self._reported.set()
 
     async def _listen(self, process: asyncio.subprocess.Process) -> str:
         """Take in its reports until it ends: why it refused, if it did."""

@@ -54,6 +54,15 @@ async def test_a_child_that_is_stopped_while_it_is_started_ends_too() -> None:
     await running
 
 
+async def test_who_waits_for_a_child_that_cannot_be_started_is_told() -> None:
+    child = Child("engine", {}, inherit=[2**30])  # no descriptor has such a number
+    running = asyncio.create_task(child.run())
+    with pytest.raises(Refused, match="cannot be run"):
+        await asyncio.wait_for(child.ready(), 20)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await running
+
+
 @pytest.mark.parametrize("role", ["engine", "worker"])
 def test_the_roles_of_children_are_no_commands(role: str) -> None:
     ended = run(role)
