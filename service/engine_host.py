@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service import metrics
 from service.logs import logger
-from service.process import Child
+from service.process import Child, Refused
 from service.settings import Settings
 
 STOP_SLACK_S = 5.0
@@ -43,6 +43,7 @@ class EngineHost:
         self._process = _Process(self._orders, path)
         self._running: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+        self._stopping = False
 
     async def run(self) -> None:
         """Keep the engine running, and whichever takes its place.
@@ -70,6 +71,8 @@ class EngineHost:
             running = self._run(successor)
             try:
                 await successor.child.ready()
+                if self._stopping:  # nobody would end it
+                    raise Refused("the service is ending")
             except BaseException:
                 await self._end(successor, running, signal.SIGKILL)
                 raise
@@ -81,7 +84,8 @@ class EngineHost:
                 await self._end(before, running_before, signal.SIGTERM)
 
     async def stop(self) -> None:
-        """End the engine, after the workers have left it."""
+        """End the engine, after the workers have left it. None takes its place any more."""
+        self._stopping = True
         await self._process.child.stop(signal.SIGTERM, self._patience_s)
 
     def close(self) -> None:

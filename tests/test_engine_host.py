@@ -1,0 +1,87 @@
+"""An engine's place is taken by the next one, unless the service ends meanwhile."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from service.engine_host import EngineHost
+from service.process import Refused
+from service.settings import Settings
+
+
+class FakeChild:
+    """In place of a process, which could not be held between two moments: it is warm, and has ended, when told to."""
+
+    def __init__(self, role: str, orders: object, inherit: object) -> None:
+        self.warm, self.ended = asyncio.Event(), asyncio.Event()
+        self.asked: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+
+    async def ready(self) -> None:
+        await self.warm.wait()
+
+    async def run(self, on_restart: object) -> None:
+        await self.ended.wait()
+
+    async def stop(self, how: signal.Signals, patience_s: float) -> None:
+        self.asked.set_result(how)
+        await self.ended.wait()
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
+    made: list[FakeChild] = []
+
+    def make(role: str, orders: object, inherit: object) -> FakeChild:
+        made.append(FakeChild(role, orders, inherit))
+        return made[-1]
+
+    monkeypatch.setattr("service.engine_host.Child", make)
+    return made
+
+
+@pytest.fixture
+async def host(children: list[FakeChild], tmp_path: Path) -> EngineHost:
+    return EngineHost("pets", "embedded", Settings(), tmp_path / "engine.sock")
+
+
+async def turn() -> None:
+    """Let everybody go as far as they can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_the_next_engine_takes_over_when_it_is_warm(host: EngineHost, children: list[FakeChild]) -> None:
+    running = asyncio.create_task(host.run())
+    reloading = asyncio.create_task(host.reload())
+    await turn()
+    before, after = children
+    assert not before.asked.done()
+    after.warm.set()
+    assert await before.asked is signal.SIGTERM
+    before.ended.set()
+    await reloading
+    assert not running.done()
+    after.ended.set()
+    await running
+    host.close()
+
+
+async def test_one_that_is_warm_when_the_service_is_ending_takes_no_place(
+    host: EngineHost, children: list[FakeChild]
+) -> None:
+    running = asyncio.create_task(host.run())
+    reloading = asyncio.create_task(host.reload())
+    await turn()
+    stopping = asyncio.create_task(host.stop())
+    before, after = children
+    assert await before.asked is signal.SIGTERM
+    after.warm.set()
+    assert await asyncio.wait_for(after.asked, 20) is signal.SIGKILL
+    for child in children:
+        child.ended.set()
+    with pytest.raises(Refused, match="ending"):
+        await reloading
+    await asyncio.wait_for(asyncio.gather(stopping, running), 20)
+    host.close()
