@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
 from service.outputs import Outputs
 from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
@@ -19,12 +22,10 @@ class Slot:
     """Room for one picture and what is said of it, lent to one request."""
 
     def __init__(self, number: int, session: "Session") -> None:
-        slab = session.slab
         self.number = number
         self.session = session
-        self.card = slab.card
-        self.pixels = slab.pixels[number]
-        self.outputs: Outputs = slab.outputs.of(number)
+        self.card = session.slab.card
+        self.pixels, self.outputs = session.views[number]
         self.user: asyncio.Future[Any] | None = None
         """Done as soon as nobody else can touch the slot any more."""
 
@@ -41,14 +42,18 @@ class _Sent:
 class Session:
     """So many slots for the model on the card. They outlive an engine that dies: the next one is sent what lies there.
 
-    ``pulse`` is the connected engine's last, None before its first.
+    ``pulse`` is the connected engine's last, None before its first; ``views`` are each slot's pixels and outputs.
     """
 
     def __init__(self, slots: int, card: ModelCard) -> None:
         self.slab = Slab.create(slots, card)
         self.pulse: Pulse | None = None
         self.pulse_at_s = 0.0
-        self._free = [Slot(number, self) for number in range(slots)]
+        self.views: list[tuple[NDArray[np.uint8], Outputs]] = [
+            (self.slab.pixels[number], self.slab.outputs.of(number)) for number in range(slots)
+        ]
+        # no slots, which know the session: the slab shall go with its last user, not at the next collection
+        self._free = list(range(slots))
         self._sent: dict[int, _Sent] = {}
         self._channel: Channel | None = None
         self._greeted = asyncio.Event()
@@ -117,8 +122,7 @@ class Session:
             raise EngineUnavailable("The model is not loaded yet or is being restarted.", RESTART_S)
         if not self._free:
             raise Overloaded("Too many pictures are under way.", self._predicted_wait_s())
-        slot = self._free.pop()
-        slot.user = None
+        slot = Slot(self._free.pop(), self)
         try:
             yield slot
         finally:
@@ -152,7 +156,7 @@ class Session:
             self._dismissed.set()
 
     def _take_back(self, slot: Slot) -> None:
-        self._free.append(slot)
+        self._free.append(slot.number)
         if self._emptied and not self._emptied.done() and len(self._free) == self.slab.slots:
             self._emptied.set_result(None)
 

@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -486,6 +487,24 @@ async def test_pictures_that_a_retiring_engine_takes_along_when_it_dies_are_told
             await lost
         assert await ask(link, 2) == 2
         await stack.aclose()
+
+
+async def test_a_retired_engines_slab_goes_with_it_and_waits_for_no_collection(
+    device: FakeDevice, path: Path, tmp_path: Path
+) -> None:
+    beside = tmp_path / "beside.sock"
+    async with running_engine(device, path) as engine, linked(path) as link:
+        await asyncio.gather(*(ask(link, number) for number in range(8)))
+        slab = weakref.ref(link._session.slab)  # type: ignore[union-attr]
+        gc.disable()
+        try:
+            async with running_engine(FakeDevice(), beside):
+                beside.replace(path)
+                engine.retire()
+                await until(engine._deserted.is_set)
+                await until(lambda: slab() is None)
+        finally:
+            gc.enable()
 
 
 async def test_an_engine_retires_at_once_when_nobody_is_there(device: FakeDevice, path: Path) -> None:
