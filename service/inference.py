@@ -63,8 +63,8 @@ class Models:
         self._links = dict(links)
         self._settings = settings
         self.draining = False
-        # Bulk work in the background leaves decoders and slots to those who wait for an answer.
-        self._background = asyncio.Semaphore(settings.max_batch)
+        # Bulk work in the background leaves decoders and each model's slots to those who wait for an answer.
+        self._background = {name: asyncio.Semaphore(settings.max_batch) for name in links}
         self._background_decoding = asyncio.Semaphore(max(1, settings.decode_threads - 1))
 
     @property
@@ -132,14 +132,16 @@ class Models:
         record.model = self.name(model)
         link = self.link(model)
         if background:
-            return await self._infer_patiently(picture, record, link, wants)
+            return await self._infer_patiently(picture, record, link, wants, self._background[record.model])
         return await self._infer(picture, record, link, wants, record.arrival_s + self._settings.timeout_s)
 
-    async def _infer_patiently(self, picture: Picture, record: Record, link: Link, wants: Wants) -> Inference:
+    async def _infer_patiently(
+        self, picture: Picture, record: Record, link: Link, wants: Wants, room: asyncio.Semaphore
+    ) -> Inference:
         deadline_s = time.monotonic() + BACKGROUND_PATIENCE_S
         while True:
             try:
-                async with self._background:
+                async with room:
                     return await self._infer(picture, record, link, wants, deadline_s, background=True)
             except RetryableError as error:
                 if time.monotonic() + error.retry_after_s > deadline_s:
