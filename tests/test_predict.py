@@ -254,3 +254,11 @@ def test_what_cannot_be_asked_for_is_said(arguments: list[str], complaint: str) 
     ended = run("predict", str(CAT), *arguments)
     assert ended.returncode == 2
     assert complaint in ended.stderr
+
+
+def test_a_pipe_in_a_folder_is_left_out_because_it_might_never_end(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(CAT.read_bytes())
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "to_pipe.jpg").symlink_to("pipe.jpg")
+    (tmp_path / "to_nothing.jpg").symlink_to("missing.jpg")
+    assert list(find([tmp_path])) == [tmp_path / "a.jpg", tmp_path / "to_nothing.jpg"]

@@ -73,8 +73,17 @@ def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
 def _names(folder: Path) -> list[str]:
     """What is to be looked at in a folder, as plain names, because there may be a million; folders end in a slash."""
     with os.scandir(folder) as entries:
-        names = (f"{entry.name}/" if _is_folder(entry) else entry.name for entry in entries)
+        kept = (entry for entry in entries if _can_be_read_to_its_end(entry))
+        names = (f"{entry.name}/" if _is_folder(entry) else entry.name for entry in kept)
         return sorted(name for name in names if not name.startswith(".") and _may_hold_a_picture(name))
+
+
+def _can_be_read_to_its_end(entry: os.DirEntry[str]) -> bool:
+    """Whether it is no pipe or device, which might never end. A link that leads nowhere is told of when it is read."""
+    try:
+        return entry.is_file() or entry.is_dir() or not os.path.exists(entry)
+    except OSError:  # a link that leads to itself
+        return True
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
