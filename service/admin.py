@@ -48,6 +48,6 @@ def create_router(models: Models, key: str) -> APIRouter:
         try:
             return Reloaded(reloaded=await request.app.state.reload(name))
         except Refused as refusal:
-            raise ReloadFailed(f"{refusal} The weights before it go on.") from None
+            raise ReloadFailed(f"{str(refusal).rstrip('.')}. The weights before it go on.") from None
 
     return router
