@@ -116,14 +116,20 @@ class EngineHosts(dict[str, EngineHost]):
         await asyncio.gather(*(host.run() for host in self.values()))
 
     async def reload(self, name: str | None = None) -> list[str]:
-        """Load one model anew, or all, one after the other; raise as ``EngineHost.reload`` does.
+        """Load one model anew, or all, one after the other.
 
         Returns:
             The names of those that were loaded.
+
+        Raises:
+            Refused: one cannot be, and goes on as it was; the message says which and why. Those before it are loaded.
         """
         names = list(self) if name is None else [name]
         for each in names:
-            await self[each].reload()
+            try:
+                await self[each].reload()
+            except Refused as refusal:
+                raise Refused(f"{each}: {refusal}") from refusal
         return names
 
     async def stop(self) -> None:

@@ -150,7 +150,7 @@ class ReloadFailed(ServiceError):
 
     code = "reload_failed"
     title = "The model was not reloaded"
-    example = "pets.safetensors: it has no head.weight. The weights before it go on."
+    example = "pets: pets.safetensors: it has no head.weight. The weights before it go on."
 
 
 class InternalError(ServiceError):

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from service.access import Keys
 from service.app import create_app
+from service.process import Refused
 from service.settings import Settings
 
 KEYS = SecretStr("first-key, second-key")
@@ -137,6 +138,17 @@ async def test_the_admin_needs_the_admins_key_and_that_alone(tmp_path: Path, key
         assert reloaded == []
         assert (await client.post("/admin/reload", headers={"x-api-key": "admin-key"})).status_code == 200
     assert reloaded == [None]
+
+
+async def test_a_reload_that_is_refused_says_why_in_a_sentence(tmp_path: Path) -> None:
+    async def refuse(name: str | None) -> list[str]:
+        raise Refused("cats: the file is torn")
+
+    app = create_app(Settings(admin_key=ADMIN), {"embedded": tmp_path / "engine.sock"}, refuse)
+    async with calling(app, ready=False) as client:
+        answer = await client.post("/admin/reload", headers={"x-api-key": "admin-key"})
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == "cats: the file is torn. The weights before it go on."
 
 
 async def test_other_web_sites_may_ask_only_if_they_are_named(tmp_path: Path) -> None:

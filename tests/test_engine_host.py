@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine_host import EngineHost
+from service.engine_host import EngineHost, EngineHosts
 from service.process import Refused
 from service.settings import Settings
 
@@ -16,10 +16,13 @@ class FakeChild:
 
     def __init__(self, role: str, orders: object, inherit: object) -> None:
         self.warm, self.ended = asyncio.Event(), asyncio.Event()
+        self.refusal = ""
         self.asked: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
 
     async def ready(self) -> None:
         await self.warm.wait()
+        if self.refusal:
+            raise Refused(self.refusal)
 
     async def run(self, on_restart: object) -> None:
         await self.ended.wait()
@@ -85,3 +88,29 @@ async def test_one_that_is_warm_when_the_service_is_ending_takes_no_place(
         await reloading
     await asyncio.wait_for(asyncio.gather(stopping, running), 20)
     host.close()
+
+
+async def test_of_several_models_the_one_that_cannot_be_loaded_is_named(
+    host: EngineHost, children: list[FakeChild], tmp_path: Path
+) -> None:
+    hosts = EngineHosts(tmp_path / "control.sock")
+    hosts["pets"], hosts["cats"] = host, EngineHost("cats", "embedded", Settings(), tmp_path / "other.sock")
+    running = asyncio.create_task(hosts.run())
+    reloading = asyncio.create_task(hosts.reload())
+    await turn()
+    pets, cats, new_pets = children
+    pets.ended.set()
+    new_pets.warm.set()
+    await turn()
+    new_cats = children[-1]
+    new_cats.refusal = "the file is torn"
+    new_cats.ended.set()
+    new_cats.warm.set()
+    with pytest.raises(Refused, match=r"^cats: the file is torn$"):
+        await reloading
+    assert not cats.asked.done()
+    for child in (new_pets, cats):
+        child.ended.set()
+    await running
+    for each in hosts.values():
+        each.close()
