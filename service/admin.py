@@ -1,6 +1,5 @@
 """What only those who run the service may do: load a model anew."""
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,9 +11,6 @@ from service.errors import InvalidParameter, ReloadFailed, Unauthorized, Unknown
 from service.inference import Models
 from service.problems import documented
 from service.process import Refused
-
-Reload = Callable[[str | None], Awaitable[list[str]]]
-"""Loads the model of that name anew, or all of them: the names. It raises ``Refused`` if one cannot be."""
 
 
 class ReloadQuery(BaseModel):

@@ -32,6 +32,7 @@ from service import (
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
 from service.contract import document
+from service.control import Reload
 from service.decoders import Decoders
 from service.engine_host import engine_hosts
 from service.inference import Models
@@ -46,7 +47,7 @@ ROOMS = (api, batch_api, health, embeddings, open_inference, hugging_face, torch
 
 
 def create_app(
-    settings: Settings | None = None, engines: Mapping[str, Path] | None = None, reload: admin.Reload | None = None
+    settings: Settings | None = None, engines: Mapping[str, Path] | None = None, reload: Reload | None = None
 ) -> FastAPI:
     """The service as an ASGI application.
 

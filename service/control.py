@@ -9,6 +9,7 @@ from pathlib import Path
 from service.process import Refused
 
 Reload = Callable[[str | None], Awaitable[list[str]]]
+"""Loads the model of that name anew, or all of them: the names. It raises ``Refused`` if one cannot be."""
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ class Models:
             ServiceError: as ``images.decode``, ``Link.slot`` and ``Link.classify`` do.
         """
         record.model = self.name(model)
-        link = self.link(model)
+        link = self._links[record.model]
         if background:
             return await self._infer_patiently(picture, record, link, wants, self._background[record.model])
         return await self._infer(picture, record, link, wants, record.arrival_s + self._settings.timeout_s)
