@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from secrets import token_hex
 
 from starlette.datastructures import Headers
@@ -23,6 +22,7 @@ class Record:
     """What is known of one request.
 
     ``stages`` are seconds by name, ``outcome`` is ok or an error's code, ``model`` is the one that was asked.
+    ``answering_s`` is when the answer began, of the monotonic clock.
     """
 
     def __init__(self, request_id: str) -> None:
@@ -30,7 +30,7 @@ class Record:
         self.arrival_s = time.monotonic()
         self.outcome = "ok"
         self.model = ""
-        self.answering = False
+        self.answering_s: float | None = None
         self.stages: dict[str, float] = {}
 
     @property
@@ -68,12 +68,14 @@ class Accounting:
         record = Record(_request_id(Headers(scope=scope).get("x-request-id", "")))
         scope.setdefault("state", {})["record"] = record
         bound = bind_contextvars(request_id=record.request_id)
+        metrics.requests_in_flight.inc()
         try:
             await self._answer(record, scope, receive, _signed(record, send))
         except asyncio.CancelledError:
             record.outcome = "aborted"  # the process ends, and its patience with this request did before
             raise
         finally:
+            metrics.requests_in_flight.dec()
             _account(record, scope)
             reset_contextvars(**bound)
 
@@ -84,7 +86,7 @@ class Accounting:
             if record.outcome == ClientGone.code:
                 return
             record.outcome = "internal_error"
-            if record.answering:
+            if record.answering_s is not None:
                 raise  # all that is left is to cut the connection; the server does, and logs it
             logger.exception("internal error")
             await self._apology(record)(scope, receive, send)
@@ -95,7 +97,7 @@ def _signed(record: Record, send: Send) -> Send:
 
     async def send_signed(message: Message) -> None:
         if message["type"] == "http.response.start":
-            record.answering = True
+            record.answering_s = time.monotonic()
             timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in record.timings_ms().items())
             ours = [(b"x-request-id", record.request_id.encode()), (b"server-timing", timing.encode())]
             message["headers"] = [*message["headers"], *ours]
@@ -108,19 +110,16 @@ def _signed(record: Record, send: Send) -> Send:
     return send_signed
 
 
-# what is looked up by label values is looked up once: all of these are names of ours, and few
-_requests = cache(metrics.requests.labels)
-_request_seconds = cache(metrics.request_seconds.labels)
-_stage_seconds = cache(metrics.stage_seconds.labels)
-
-
 def _account(record: Record, scope: Scope) -> None:
     # the route's pattern, not the path: a caller must not be able to make up endpoints
     endpoint = getattr(scope.get("route"), "path", "unmatched")
-    _requests(endpoint, record.model, record.outcome).inc()
-    _request_seconds(endpoint).observe(record.elapsed_s)
+    if record.stages and record.answering_s is not None:
+        record.stages["respond"] = time.monotonic() - record.answering_s
+    metrics.requests_of(endpoint, record.model, record.outcome).inc()
+    if record.outcome == "ok":  # a refusal takes no time: to mix it in would make a service that drowns look fast
+        metrics.request_seconds_of(endpoint).observe(record.elapsed_s)
     for name, seconds in record.stages.items():
-        _stage_seconds(name).observe(seconds)
+        metrics.stage_seconds_of(record.model, name).observe(seconds)
     probed = "health" in getattr(scope.get("route"), "tags", ())
     quiet = probed and record.outcome in ("ok", "not_ready")  # they come often
     timings = {f"{name}_ms": milliseconds for name, milliseconds in record.timings_ms().items()}

@@ -21,10 +21,11 @@ from service import (
     batch_api,
     embeddings,
     errors,
+    exposition,
     health,
     hugging_face,
     logs,
-    metrics,
+    multiprocess,
     open_inference,
     page,
     torchserve,
@@ -42,7 +43,7 @@ from service.negotiation import allowed_methods, negotiate
 from service.problems import problem
 from service.settings import Settings
 
-ROOMS = (api, batch_api, health, embeddings, open_inference, hugging_face, torchserve)
+ROOMS = (api, batch_api, health, exposition, embeddings, open_inference, hugging_face, torchserve)
 """What has routes for everybody."""
 
 
@@ -134,7 +135,7 @@ async def _own_engines(app: FastAPI, links: Mapping[str, Link], settings: Settin
                     yield
             finally:
                 await hosts.stop()
-    metrics.remove()  # now, because a server that SIGTERM ends may not come to its exit handlers
+    multiprocess.remove()  # now, because a server that SIGTERM ends may not come to its exit handlers
 
 
 @asynccontextmanager

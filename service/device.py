@@ -1,10 +1,12 @@
 """Runs batches of pictures on one torch device, in runs of a few fixed sizes whose cost is known."""
 
+import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -157,6 +159,14 @@ class Device:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)  # of this thread
             return self._outputs(torch.from_numpy(np.stack(pictures)), wants)
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of the device's memory that this process has taken, and that there are; on a CPU, resident ones."""
+        device = self._classifier.device
+        if device.type == "cuda":
+            return torch.cuda.memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+        page = os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page, os.sysconf("SC_PHYS_PAGES") * page
 
     def _outputs(self, pixels: torch.Tensor, wants: Wants) -> Outputs:
         seen = self._classifier.see(pixels)

@@ -39,6 +39,8 @@ class Runner(Protocol):
 
     def probe(self) -> None: ...
 
+    def memory(self) -> tuple[int, int]: ...
+
 
 class Engine:
     """Serves workers from one device until that fails in a way that a new process may mend; then ``serve`` raises."""
@@ -53,7 +55,7 @@ class Engine:
         self._last_success_s = time.monotonic()
         self._last_end_s = 0.0
         self._pump_due = False
-        self._metrics = metrics.OfModel(card.model)
+        self._metrics = metrics.OfEngine(card.model, card.device, queue.limit)
         self._retiring = False
         self._deserted = asyncio.Event()
 
@@ -103,7 +105,7 @@ class Engine:
             worker.channel.close()
             self._workers.discard(worker)
             for place in worker.places:
-                self._queue.cancel(place)
+                self._cancel(place)
             self._see_whether_deserted()
         logger.info("a worker has left", workers=len(self._workers))
 
@@ -113,16 +115,22 @@ class Engine:
 
     def _take(self, place: Place, order: Order) -> None:
         if order.kind is Kind.CANCEL:
-            if self._queue.cancel(place):
+            if self._cancel(place):
                 place.answer(Outcome.CANCELLED)
             return
         refusal = self._queue.submit(Job(place, order.arrival_s, order.deadline_s, order.background), time.monotonic())
         if refusal:
-            place.answer(Outcome.REFUSED, retry_after_s=refusal.retry_after_s)
+            why = Outcome.QUEUE_FULL if refusal.reason == "queue_full" else Outcome.HOPELESS
+            place.answer(why, retry_after_s=refusal.retry_after_s)
         elif not self._pump_due:
             # at the end of this turn of the loop: what came with the same read goes into the same run
             self._pump_due = True
             asyncio.get_running_loop().call_soon(self._pump)
+
+    def _cancel(self, place: Place) -> bool:
+        cancelled = self._queue.cancel(place)
+        self._metrics.cancelled.inc(cancelled)
+        return cancelled
 
     def _pump(self) -> None:
         """Do what the queue says is next."""
@@ -130,10 +138,12 @@ class Engine:
         now = time.monotonic()
         for job in self._queue.expire(now):
             job.key.answer(Outcome.EXPIRED)
+            self._metrics.expired.inc()
         while batch := self._queue.take(now):
             self._started[batch] = now
             self._start(batch)
-        self._metrics.queue_depth.set(self._queue.depth + self._queue.background_depth)
+        waiting = self._queue.depth + self._queue.background_depth
+        self._metrics.waits(waiting, self._queue.predicted_wait_s(now), self._queue.in_run)
 
     def _start(self, batch: Batch) -> None:
         run = self._run(batch)
@@ -150,6 +160,7 @@ class Engine:
         started_s = max(handed_over_s, self._last_end_s) if self._queue.ahead else handed_over_s
         self._last_end_s, device_s = ended_s, ended_s - started_s
         del self._started[batch]
+        self._metrics.busy(device_s if batch.alone else device_s / self._queue.lanes)
         self._queue.finished(batch, device_s if whole else None)
         self._pump()
         await asyncio.sleep(0)  # the next run goes to the device first, and answers are written beside it
@@ -219,6 +230,7 @@ class Engine:
         """Tell the workers every second how the engine is; when the device has long done nothing, see that it can."""
         probe: asyncio.Task[None] | None = None
         while True:
+            self._metrics.memory(*self._device.memory())
             await asyncio.sleep(PULSE_S)
             self._tell_pulse()
             idle = not self._started and (probe is None or probe.done())

@@ -35,6 +35,7 @@ class EngineHost:
     def __init__(self, name: str, source: str, settings: Settings, path: Path) -> None:
         self.name = name
         self.path = path
+        metrics.engine_restarts.labels(name)  # so that the first one is seen as a step from 0
         self._orders = {
             "name": name,
             "settings": settings.model_copy(update={"model": source, "models": ""}).model_dump(mode="json"),

@@ -12,6 +12,7 @@ from setproctitle import setproctitle
 
 from models.allocator import keep_freed_memory
 from models.classifier import Classifier
+from service import metrics
 from service.batching import Queue
 from service.costs import Costs
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load_classifier
@@ -50,11 +51,14 @@ def prepare(settings: Settings, name: str) -> tuple[Device, ModelCard, Queue]:
     """The model on its device, warm; what workers are told of it; and an empty queue that knows its costs."""
     started_s = time.monotonic()
     classifier = load_classifier(settings)
+    loaded_s = time.monotonic()
     if classifier.device.type == "cpu":
         keep_freed_memory()
     device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4, cores=cores())
     costs = Costs(device.warm_up(rounds=3), padded=device.padded)
     card = _card(name, classifier)
+    metrics.model_load_seconds.labels(name).set(loaded_s - started_s)
+    metrics.model_warm_up_seconds.labels(name).set(time.monotonic() - loaded_s)
     logger.info(
         "model ready",
         model=card.model,

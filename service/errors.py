@@ -1,7 +1,7 @@
 """What can go wrong with a request. These errors know no HTTP: `problems.py` has the one table of status codes."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class ServiceError(Exception):
@@ -122,9 +122,17 @@ class UnknownModel(ServiceError):
 
 
 class Overloaded(RetryableError):
+    """Refused at the door; ``reason`` is for those who run the service."""
+
     code = "overloaded"
     title = "The service is overloaded"
     example = "Too many pictures wait for the model."
+
+    def __init__(
+        self, detail: str, retry_after_s: float, reason: Literal["queue_full", "deadline", "no_slot"] = "queue_full"
+    ) -> None:
+        super().__init__(detail, retry_after_s)
+        self.reason = reason
 
 
 class EngineUnavailable(RetryableError):

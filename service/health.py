@@ -1,12 +1,10 @@
-"""Whether the service is well: for balancers, orchestrators and Prometheus."""
+"""Whether the service is well: for balancers and orchestrators."""
 
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
-from service import metrics
 from service.dialects import readiness
 from service.inference import Models
 from service.problems import documented, exemplified
@@ -64,16 +62,6 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
                 503: {"model": Health, "description": "It would not, for the `reasons` given."},
             },
         )
-
-    @router.get(
-        "/metrics",
-        summary="Prometheus' text format, all processes in one",
-        response_class=PlainTextResponse,
-        response_description="All metrics.",
-        responses=documented(),
-    )
-    def exposition() -> Response:
-        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
     return router
 

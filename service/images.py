@@ -73,12 +73,13 @@ _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 class Reduced(NamedTuple):
     """A picture read at a reduced scale. It fills the ``extent`` of the image: scaled, its sides may end in a pixel.
 
-    ``size`` is the upright picture's own, unreduced: width and height.
+    ``size`` is the upright picture's own, unreduced: width and height. ``format`` is the file's, as Pillow calls it.
     """
 
     image: Image.Image
     extent: Extent
     size: tuple[int, int]
+    format: str
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
@@ -96,31 +97,27 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         TooManyPixels: the header promises more than `max_pixels`, or more than `MAX_SIDE` on a side.
         TruncatedImage: they begin as a picture but cannot be read to its end.
     """
-    return _decode(data, max_pixels, None).image
+    return decode_reduced(data, max_pixels, None).image
 
 
-def decode_reduced(data: bytes | memoryview, max_pixels: int, at_least: int) -> Reduced:
-    """The same, where `at_least` so many pixels on the shorter side are enough.
+def decode_reduced(data: bytes | memoryview, max_pixels: int, at_least: int | None) -> Reduced:
+    """The same, where `at_least` so many pixels on the shorter side are enough; None: all of them are wanted.
 
     A JPEG that has twice as many is decoded to a half, a quarter or an eighth of its size, which saves most of the
     inverse transform. Raises as `decode` does.
     """
-    return _decode(data, max_pixels, at_least)
-
-
-def _decode(data: bytes | memoryview, max_pixels: int, at_least: int | None) -> Reduced:
     if not data:
         raise EmptyBody("The picture has no bytes.")
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         _check_size(image.size, max_pixels)
-        (width, height), extent = image.size, _reduce(image, at_least)
+        (width, height), extent, kind = image.size, _reduce(image, at_least), image.format or ""
         image.load()
         turn, rgb = _turn(image), _rgb(image)
         if turn is None:
-            return Reduced(rgb, extent, (width, height))
+            return Reduced(rgb, extent, (width, height), kind)
         size = (height, width) if turn in _SIDEWAYS else (width, height)
-        return Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn), size)
+        return Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn), size, kind)
     except (ServiceError, MemoryError):
         raise
     except Exception as error:  # Pillow lets out whatever its parsers trip over, struct.error for one

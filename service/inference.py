@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,10 @@ from PIL import Image
 
 from models.prediction import Prediction, softmax, top
 from models.preprocess import crop
+from service import metrics
 from service.accounting import Record
-from service.errors import EngineUnavailable, RetryableError, UnknownModel
-from service.images import decode, decode_reduced, enough_for
+from service.errors import EngineUnavailable, Overloaded, RetryableError, UnknownModel
+from service.images import decode_reduced, enough_for
 from service.link import RETRY_S, Link
 from service.outputs import Evidence, Outputs, Wants
 from service.session import RESTART_S
@@ -133,7 +134,11 @@ class Models:
         link = self._links[record.model]
         if background:
             return await self._infer_patiently(picture, record, link, wants, self._background[record.model])
-        return await self._infer(picture, record, link, wants, record.arrival_s + self._settings.timeout_s)
+        try:
+            return await self._infer(picture, record, link, wants, record.arrival_s + self._settings.timeout_s)
+        except Overloaded as error:  # not of the background, which asks again and again
+            metrics.rejections.labels(record.model, error.reason).inc()
+            raise
 
     async def _infer_patiently(
         self, picture: Picture, record: Record, link: Link, wants: Wants, room: asyncio.Semaphore
@@ -157,11 +162,11 @@ class Models:
         deadline_s: float,
         background: bool = False,
     ) -> Inference:
-        size = 0, 0
+        loaded: Loaded
 
         def load(pixels: NDArray[np.uint8], card: ModelCard) -> None:
-            nonlocal size
-            size = load_crop(picture, self._settings, pixels, card)
+            nonlocal loaded
+            loaded = load_crop(picture, self._settings, pixels, card)
 
         with link.slot() as slot:
             async with self._background_decoding if background else nullcontext():
@@ -169,7 +174,9 @@ class Models:
                     await link.load(slot, load)
             answer = await link.classify(slot, deadline_s, wants, background=background)
             record.stages.update(queue=answer.queue_s, device=answer.device_s)
-            return Inference(slot.card, size, *_taken(slot.outputs, wants))
+            inference = Inference(slot.card, loaded.size, *_taken(slot.outputs, wants))
+        _count(picture, loaded, record.model, inference)
+        return inference
 
 
 def _taken(outputs: Outputs, wants: Wants) -> Outputs:
@@ -192,17 +199,28 @@ class View(Protocol):
     def crop_pct(self) -> float: ...
 
 
-def load_crop(picture: Picture, settings: Settings, pixels: NDArray[np.uint8], view: View) -> tuple[int, int]:
-    """Decode a picture and write its crop into a slot's pixels: the upright picture's width and height."""
+class Loaded(NamedTuple):
+    """The upright picture's width and height, and its file's format, as Pillow calls it, if it was one."""
+
+    size: tuple[int, int]
+    format: str | None
+
+
+def load_crop(picture: Picture, settings: Settings, pixels: NDArray[np.uint8], view: View) -> Loaded:
+    """Decode a picture and write its crop into a slot's pixels."""
     size, part = view.image_size, view.crop_pct
     if not isinstance(picture, bytes):
         image = Image.fromarray(picture)
         crop(image, size, part, out=pixels)
-        return image.size
-    if settings.decode == "exact":
-        image = decode(picture, settings.max_pixels)
-        crop(image, size, part, out=pixels)
-        return image.size
-    reduced = decode_reduced(picture, settings.max_pixels, enough_for(size, part))
-    crop(reduced.image, size, part, out=pixels, within=reduced.extent)
-    return reduced.size
+        return Loaded(image.size, None)
+    exact = settings.decode == "exact"
+    read = decode_reduced(picture, settings.max_pixels, None if exact else enough_for(size, part))
+    crop(read.image, size, part, out=pixels, within=None if exact else read.extent)
+    return Loaded(read.size, read.format)
+
+
+def _count(picture: Picture, loaded: Loaded, model: str, inference: Inference) -> None:
+    metrics.picture_bytes.observe(len(picture) if isinstance(picture, bytes) else picture.nbytes)
+    metrics.picture_pixels.observe(loaded.size[0] * loaded.size[1])
+    metrics.picture_formats_of(loaded.format.lower() if loaded.format else "raw").inc()
+    metrics.top1_score_of(model).observe(float(inference.scores.max()))

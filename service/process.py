@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from service import metrics
+from service import multiprocess
 from service.logs import logger
 
 REFUSED = 78
@@ -116,7 +116,7 @@ class Child:
         status = await process.wait()
         self._process = None
         self._will_not_be_ready(refusal or f"it ended with status {status}")
-        metrics.forget(process.pid)
+        multiprocess.forget(process.pid)
         return status
 
     def _will_not_be_ready(self, why: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service import metrics
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
 from service.outputs import Outputs
 from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
@@ -80,6 +81,7 @@ class Session:
         if channel.closed.done():
             raise ConnectionError("the engine turned us away")
         self._channel = channel
+        metrics.replayed_pictures.labels(self.slab.card.model).inc(len(self._sent))
         for sent in self._sent.values():
             channel.send(sent.order.encode())
 
@@ -121,7 +123,7 @@ class Session:
         if not self.connected:
             raise EngineUnavailable("The model is not loaded yet or is being restarted.", RESTART_S)
         if not self._free:
-            raise Overloaded("Too many pictures are under way.", self._predicted_wait_s())
+            raise Overloaded("Too many pictures are under way.", self._predicted_wait_s(), "no_slot")
         slot = Slot(self._free.pop(), self)
         try:
             yield slot
@@ -193,8 +195,10 @@ def _judged(answer: Answer) -> Answer:
     match answer.outcome:
         case Outcome.OK:
             return answer
-        case Outcome.REFUSED:
-            raise Overloaded("Too many pictures wait for the model.", answer.retry_after_s)
+        case Outcome.QUEUE_FULL:
+            raise Overloaded("Too many pictures wait for the model.", answer.retry_after_s, "queue_full")
+        case Outcome.HOPELESS:
+            raise Overloaded("The model cannot get to this picture in time.", answer.retry_after_s, "deadline")
         case Outcome.FAILED:
             raise InferenceFailed("The model could not make sense of this picture.")
         case _:

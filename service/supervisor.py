@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from service import logs
+from service import logs, metrics
 from service.control import control
 from service.engine_host import EngineHosts, engine_hosts
 from service.logs import logger
@@ -55,7 +55,8 @@ async def _serve(settings: Settings, listener: socket.socket, engines: EngineHos
     stop_signal = _stop_signal()
     url = _url(*listener.getsockname()[:2])
     logger.info("starting", url=url, models=", ".join(engines), workers=len(workers))
-    running = [asyncio.create_task(engines.run()), *(asyncio.create_task(worker.run()) for worker in workers)]
+    running = [asyncio.create_task(engines.run())]
+    running += [asyncio.create_task(worker.run(metrics.worker_restarts.inc)) for worker in workers]
     ends: list[asyncio.Future[Any]] = [stop_signal, *running]
     with _reload_on_hangup(engines):
         async with control(engines.control, engines.reload):

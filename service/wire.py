@@ -142,13 +142,15 @@ class Order:
 
 class Outcome(IntEnum):
     OK = 0
-    REFUSED = 1
-    """At once: the queue is full, or the deadline cannot be met."""
+    QUEUE_FULL = 1
+    """Refused at once."""
     EXPIRED = 2
     """While it waited, its deadline came too near."""
     CANCELLED = 3
     FAILED = 4
     """The model could not make sense of this picture."""
+    HOPELESS = 5
+    """Refused at once: the deadline cannot be met."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,9 @@ class FakeDevice:
         self.probes += 1
         self._fail_if_told(set(), 1)
 
+    def memory(self) -> tuple[int, int]:
+        return 1000, 4000
+
     def _fail_if_told(self, classes: set[int], padded_size: int) -> None:
         if self.dead:
             raise DeviceFault("told to be dead")

@@ -88,8 +88,8 @@ async def test_metrics_are_in_prometheus_format_and_name_the_stages() -> None:
         await client.post("/predict", content=CAT.read_bytes())
         answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    for stage in ("receive", "decode", "queue", "device"):
-        assert f'volo_stage_seconds_count{{stage="{stage}"}}' in answer.text
+    for stage in ("receive", "decode", "queue", "device", "respond"):
+        assert f'volo_stage_seconds_count{{model="embedded",stage="{stage}"}}' in answer.text
     assert 'volo_request_seconds_bucket{endpoint="/predict",le="0.001"}' in answer.text
 
 

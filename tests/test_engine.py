@@ -16,6 +16,7 @@ import pytest
 from fakes import CARD, FakeDevice, listening, running_engine
 from linking import ask, ask_fully, linked, until
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 from running import ROOT, environment
 from structlog.testing import capture_logs
 
@@ -24,7 +25,7 @@ from service.costs import Costs
 from service.device import DeviceFault
 from service.engine import PROBE_S, Engine
 from service.engine_process import main
-from service.errors import InferenceFailed
+from service.errors import InferenceFailed, Overloaded
 from service.link import Link
 from service.outputs import Outputs, Wants
 from service.process import REFUSED
@@ -258,3 +259,68 @@ async def test_what_comes_while_the_engine_ends_is_left_to_the_next_one(path: Pa
         engine._take(Place(worker, 0), Order(Kind.SUBMIT, 0, soon_s, soon_s))
         engine._pump()
     assert device.batches == []
+
+
+def sample(name: str, **labels: str) -> float:
+    """A metric of this process's, of the fake model."""
+    return REGISTRY.get_sample_value(name, {"model": "fake", **labels}) or 0.0
+
+
+async def test_a_picture_that_is_let_in_and_not_computed_is_counted_with_the_reason(path: Path) -> None:
+    def dropped() -> list[float]:
+        return [sample("volo_dropped_pictures_total", reason=reason) for reason in ("cancelled", "expired")]
+
+    device, before = FakeDevice(), dropped()
+    async with running_engine(device, path) as engine, linked(path) as link:
+        device.gate.clear()
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        leaving = asyncio.create_task(ask(link, 1))
+        late = asyncio.create_task(ask(link, 2, patience_s=0.05))
+        await until(lambda: engine._queue.depth == 2)
+        leaving.cancel()
+        await until(lambda: engine._queue.depth == 1)
+        await asyncio.sleep(0.06)  # for the deadline to come
+        device.gate.set()
+        await asyncio.gather(first, leaving, late, return_exceptions=True)
+    assert (dropped()[0] - before[0], dropped()[1] - before[1]) == (1, 1)
+
+
+async def test_the_device_is_busy_as_long_as_its_runs_took_and_the_gauges_tell_what_waits(path: Path) -> None:
+    device = FakeDevice()
+    async with running_engine(device, path, limit=17) as engine, linked(path) as link:
+        before_s, started_s = sample("volo_device_busy_seconds_total", device="cpu"), time.monotonic()
+        device.gate.clear()
+        asked = [asyncio.create_task(ask(link, number)) for number in range(2)]
+        await device.under_way()
+        await until(lambda: sum(len(batch.jobs) for batch in engine._started) + engine._queue.depth == 2)
+        assert sample("volo_queue_limit") == 17
+        assert sample("volo_pictures_in_run") + sample("volo_queue_depth") == 2
+        assert sample("volo_device_memory_used_bytes", device="cpu") == 1000
+        assert sample("volo_device_memory_total_bytes", device="cpu") == 4000
+        device.gate.set()
+        await asyncio.gather(*asked)
+        busy_s = sample("volo_device_busy_seconds_total", device="cpu") - before_s
+        assert 0 < busy_s <= time.monotonic() - started_s
+        assert (
+            sample("volo_pictures_in_run") == sample("volo_queue_depth") == sample("volo_predicted_wait_seconds") == 0
+        )
+
+
+async def test_a_picture_refused_at_the_door_says_why(path: Path) -> None:
+    device = FakeDevice()
+    async with running_engine(device, path, limit=1, cost_s=1.0) as engine, linked(path, slots=3) as link:
+        device.gate.clear()
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        with pytest.raises(Overloaded) as hopeless:
+            await ask(link, 1, patience_s=0.5)
+        second = asyncio.create_task(ask(link, 2))
+        await until(lambda: engine._queue.depth == 1)
+        with pytest.raises(Overloaded) as full:
+            await ask(link, 3)
+        with link.slot(), pytest.raises(Overloaded) as crowded, link.slot():
+            pass
+        device.gate.set()
+        await asyncio.gather(first, second)
+    assert [error.value.reason for error in (hopeless, full, crowded)] == ["deadline", "queue_full", "no_slot"]

@@ -98,7 +98,7 @@ def test_a_view_of_bytes_is_read_like_bytes() -> None:
 def test_a_jpeg_is_read_at_the_smallest_scale_that_leaves_enough(
     name: str, at_least: int, size: tuple[int, int]
 ) -> None:
-    image, extent, whole_size = decode_reduced(FILES[name], MAX_PIXELS, at_least)
+    image, extent, whole_size, _ = decode_reduced(FILES[name], MAX_PIXELS, at_least)
     assert extent == (0, 0, *size)
     assert whole_size == (64, 32)
     assert (image.mode, image.size) == ("RGB", size)
@@ -109,7 +109,7 @@ def test_a_jpeg_is_read_at_the_smallest_scale_that_leaves_enough(
 
 @pytest.mark.parametrize("name", [name for name in FILES if "jpeg" not in name and name != "mpo"])
 def test_other_formats_are_read_as_they_are(name: str) -> None:
-    image, extent, size = decode_reduced(FILES[name], MAX_PIXELS, at_least=4)
+    image, extent, size, _ = decode_reduced(FILES[name], MAX_PIXELS, at_least=4)
     assert (image.size, extent, size) == ((64, 32), (0, 0, 64, 32), (64, 32))
 
 
@@ -119,7 +119,7 @@ def test_a_reduced_picture_lies_in_its_image_where_the_whole_one_would(orientati
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encoded(odd, "JPEG", exif=exif, quality=100)
-    image, extent, size = decode_reduced(data, MAX_PIXELS, at_least=20)
+    image, extent, size, _ = decode_reduced(data, MAX_PIXELS, at_least=20)
     whole = decode(data, MAX_PIXELS)
     assert size == whole.size
     assert image.size == ((31, 22) if orientation < 5 else (22, 31))

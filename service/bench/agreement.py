@@ -49,7 +49,7 @@ def compare(classifier: Classifier, photos: Iterable[bytes]) -> dict[str, Agreem
     for batch in _batches(photos):
         images = [decode(data, _MAX_PIXELS) for data in batch]
         exact.append(_scores(classifier, [classifier.crop(image) for image in images]))
-        unreduced = [Reduced(image, whole(image), image.size) for image in images]
+        unreduced = [Reduced(image, whole(image), image.size, "") for image in images]
         fast["fast crop"].append(_scores(classifier, [_fast_crop(classifier, each) for each in unreduced]))
         enough = enough_for(classifier.image_size, classifier.crop_pct)
         reduced = [decode_reduced(data, _MAX_PIXELS, enough) for data in batch]

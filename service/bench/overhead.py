@@ -55,6 +55,10 @@ class Nothing:
     def probe(self) -> None:
         """It is well."""
 
+    def memory(self) -> tuple[int, int]:
+        """It has none."""
+        return 0, 0
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure as told; the exit status."""

@@ -115,7 +115,7 @@ def measure(photo: str, files: Sequence[bytes], seen: View, way: Way, seconds: f
 def _read(data: bytes, seen: View, way: Way) -> tuple[Image.Image, Extent | None]:
     if way.exact:
         return decode(data, way.max_pixels), None
-    image, extent, _ = decode_reduced(data, way.max_pixels, enough_for(seen.size, seen.part))
+    image, extent, *_ = decode_reduced(data, way.max_pixels, enough_for(seen.size, seen.part))
     return image, extent
 
 

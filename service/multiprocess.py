@@ -1,0 +1,89 @@
+"""Several processes count, and what Prometheus is told is their one sum, whoever is asked and whoever has ended."""
+
+import atexit
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# prometheus_client looks for its directory when it is imported: the first of our processes makes one, and those that
+# it starts inherit it.
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _ours = tempfile.mkdtemp(prefix="volo-metrics-")
+else:
+    _ours = ""
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+__all__ = ["CONTENT_TYPE", "Counter", "Gauge", "Histogram", "Metric", "exposition", "forget", "remove"]
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+ENDED = "ended"
+"""What stands for a process id in the names of the files with all that processes counted which have ended."""
+
+
+class _Facts(Collector):
+    """What is known when it is asked for, and need not be counted."""
+
+    def __init__(self, facts: Iterable[Metric]) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterable[Metric]:
+        return self._facts
+
+
+def exposition(facts: Iterable[Metric] = ()) -> bytes:
+    """All processes' metrics in Prometheus' text format, and the ``facts`` beside them."""
+    registry = CollectorRegistry()
+    registry.register(_Facts(facts))
+    with _locked(fcntl.LOCK_SH):
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def forget(pid: int) -> None:
+    """Drop the gauges of a process that ended; what it counted is added up with what others did that have ended.
+
+    Files of their own for all of them would fill the disk under a process that ends again and again.
+    """
+    with _locked(fcntl.LOCK_EX):  # a scrape between the two steps would see what was counted twice, or not at all
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        for kind in ("counter", "histogram"):
+            counted = _folder() / f"{kind}_{pid}.db"
+            if counted.exists():
+                _add(counted, _folder() / f"{kind}_{ENDED}.db")
+                counted.unlink()
+
+
+def _add(counted: Path, to: Path) -> None:
+    if not counted.stat().st_size:  # it ended just when it began to count
+        return
+    sums = MmapedDict(str(to))  # type: ignore[no-untyped-call]
+    for key, value, _, _ in MmapedDict.read_all_values_from_file(str(counted)):  # type: ignore[no-untyped-call]
+        before, _ = sums.read_value(key)  # type: ignore[no-untyped-call]
+        sums.write_value(key, before + value, 0.0)  # type: ignore[no-untyped-call]
+    sums.close()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _locked(how: int) -> Iterator[None]:
+    with (_folder() / "lock").open("a") as lock:
+        fcntl.flock(lock, how)
+        yield
+
+
+def _folder() -> Path:
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
+@atexit.register
+def remove() -> None:
+    """Drop all that was counted, because the service is over; a directory that somebody else made stays."""
+    if _ours:
+        shutil.rmtree(_ours, ignore_errors=True)
