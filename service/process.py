@@ -25,6 +25,9 @@ INTERRUPTED = 130
 SPELL_S = 10.0
 """A process that ran for so long is started again at once; below, after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
+REFUSALS = 3
+"""One that has worked may refuse so often in a row before it is given up: a device that is lost, say, does not come back
+to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
 
 READY = b"ready"
@@ -91,13 +94,14 @@ class Child:
             _signal(process, signal.SIGKILL)
 
     async def _keep_running(self, on_restart: Callable[[], None]) -> None:
-        pause_s, worked = 0.0, False
+        pause_s, worked, refusals = 0.0, False, 0
         while not self._stopping.is_set():
             started_s = time.monotonic()
             status = await self._run_once()
             if self._stopping.is_set():
                 return
-            if status == REFUSED and not worked:
+            refusals = refusals + 1 if status == REFUSED else 0
+            if refusals == (REFUSALS if worked else 1):
                 raise Refused(f"{self._role} refused")
             worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
             pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)

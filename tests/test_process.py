@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running import run
 
-from service.process import REFUSED, Child, Refused
+from service.process import REFUSALS, REFUSED, Child, Refused
 
 
 def decoy(folder: Path, status: int) -> None:
@@ -30,6 +30,21 @@ async def test_a_child_that_refuses_is_not_started_again(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Refused, match="engine"):
         await Child("engine", {}).run()
+
+
+async def test_a_child_that_has_worked_is_given_up_when_it_refuses_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    end = f"raise SystemExit({REFUSED} if log.stat().st_size > 1 else 1)"  # the first time it ends in another way
+    (tmp_path / "structlog.py").write_text(
+        f"from pathlib import Path\nlog = Path({str(log)!r})\nlog.open('a').write('.')\n{end}"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("service.process.SPELL_S", 0.0)  # it has worked, however short
+    with pytest.raises(Refused, match="engine"):
+        await Child("engine", {}).run()
+    assert log.read_text() == "." * (1 + REFUSALS)
 
 
 async def test_a_child_does_not_import_what_happens_to_lie_around(
