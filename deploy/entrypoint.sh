@@ -1,0 +1,13 @@
+#!/bin/sh
+# What the container runs: `ready` for its health check, or `volo` with whatever it is told.
+set -eu
+
+if [ "$*" = ready ]; then
+  exec python -c "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"VOLO_PORT\", 8000)}/health/ready', timeout=4)"
+fi
+# Triton's launcher was compiled with the image; the kernels that it compiles itself lie beside it and outlast us.
+if [ -d /opt/triton ]; then
+  mkdir -p "$TRITON_CACHE_DIR"
+  cp -rn /opt/triton/. "$TRITON_CACHE_DIR"
+fi
+exec volo "$@"

@@ -1,0 +1,94 @@
+"""What the image and the compose file promise, as far as it can be read off them; deploy/test_compose.sh runs them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from running import ROOT
+
+from service.settings import Settings
+from service.supervisor import DRAIN_SLACK_S
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("volo", "volo-cpu")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_pinned_limited_restarted_and_its_log_is_rotated(name: str) -> None:
+    service = SERVICES[name]
+    assert re.search(r":(\$\{\w+:-)?v?\d+\.\d+\.\d+", service["image"])
+    assert service["deploy"]["resources"]["limits"]["memory"]
+    assert service["restart"] == "unless-stopped"
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    assert service["profiles"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_but_the_service_has_a_public_port(name: str) -> None:
+    public = [port for port in SERVICES[name].get("ports", []) if not port.startswith("127.0.0.1:")]
+    assert public == (["${VOLO_PUBLISH:-8000}:8000"] if name in OURS else [])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_service_may_write_nowhere_but_its_volume_and_tmp_and_has_no_privileges(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert (service["tmpfs"], service["volumes"]) == (["/tmp"], ["weights:/cache"])
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_it_is_told_are_settings(name: str) -> None:
+    told = {key.removeprefix("VOLO_").lower() for key in SERVICES[name]["environment"]}
+    assert told <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_it_has_the_time_to_answer_what_it_has_accepted(name: str) -> None:
+    fields = Settings.model_fields
+    drain_s = fields["grace_s"].default + fields["timeout_s"].default + DRAIN_SLACK_S
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > drain_s
+
+
+def test_on_a_gpu_it_serves_from_the_gpu_or_not_at_all() -> None:
+    service = SERVICES["volo"]
+    assert service["environment"]["VOLO_DEVICE"] == "cuda"
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+def test_what_is_mounted_is_there() -> None:
+    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
+    assert all((ROOT / mount).is_dir() if mount.startswith(".") else mount in COMPOSE["volumes"] for mount in mounts)
+
+
+def test_what_the_image_is_made_of_reaches_the_build() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for path in " ".join(copied).split():
+        assert (ROOT / path).exists()
+        assert any(Path(path).match(pattern) for pattern in kept)
+
+
+def test_an_image_installs_what_the_project_and_the_extras_need() -> None:
+    script = [sys.executable, "deploy/requirements.py", "pyproject.toml", "tracing"]
+    needed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {re.split(r"[>=;]", line)[0] for line in needed} >= {"fastapi", "torch", "opentelemetry-sdk"}
+
+
+@pytest.mark.skipif(not (find_spec("triton") and shutil.which("gcc")), reason="needs Triton and gcc")
+def test_tritons_launcher_is_compiled_without_a_driver(tmp_path: Path) -> None:
+    command = [sys.executable, "deploy/compile_launcher.py"]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    (launcher,) = tmp_path.rglob("cuda_utils*.so")
+    assert b"libcuda.so.1" in launcher.read_bytes()
