@@ -26,7 +26,7 @@ SPELL_S = 10.0
 """A process that ran for so long is started again at once; below, after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
 REFUSALS = 3
-"""One that has worked may refuse so often in a row before it is given up: a device that is lost, say, does not come back
+"""One that has worked is given up when it has refused so often in a row: a device that is lost, say, does not come back
 to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
 
