@@ -93,6 +93,12 @@ picture_formats_of = cache(picture_formats.labels)
 top1_score_of = cache(top1_score.labels)
 
 
+def expect_rejections(model: str) -> None:
+    """Have them there from the start, as 0: a counter that appears with its first step hides it from ``rate``."""
+    for reason in ("queue_full", "deadline", "no_slot"):
+        rejections.labels(model, reason)
+
+
 class OfEngine:
     """What an engine counts, under its model's name and its device's. All of it is there from the start, as 0."""
 
