@@ -142,8 +142,8 @@ class Engine:
         while batch := self._queue.take(now):
             self._started[batch] = now
             self._start(batch)
-        waiting = self._queue.depth + self._queue.background_depth
-        self._metrics.waits(waiting, self._queue.predicted_wait_s(now), self._queue.in_run)
+        queue = self._queue
+        self._metrics.waits(queue.depth, queue.background_depth, queue.predicted_wait_s(now), queue.in_run)
 
     def _start(self, batch: Batch) -> None:
         run = self._run(batch)

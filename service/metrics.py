@@ -48,6 +48,9 @@ dropped_pictures = Counter(
     ["model", "reason"],
 )
 queue_depth = Gauge("volo_queue_depth", "Pictures that wait for the device.", ["model"], multiprocess_mode="livesum")
+background_depth = Gauge(
+    "volo_background_depth", "Pictures that wait in the background.", ["model"], multiprocess_mode="livesum"
+)
 queue_limit = Gauge("volo_queue_limit", "Most pictures that may wait.", ["model"], multiprocess_mode="livemax")
 predicted_wait = Gauge(
     "volo_predicted_wait_seconds",
@@ -105,6 +108,7 @@ class OfEngine:
     def __init__(self, model: str, device: str, queue_limit_: int) -> None:
         queue_limit.labels(model).set(queue_limit_)
         self._queue_depth = queue_depth.labels(model)
+        self._background_depth = background_depth.labels(model)
         self._predicted_wait = predicted_wait.labels(model)
         self._pictures_in_run = pictures_in_run.labels(model)
         self._pictures = pictures.labels(model)
@@ -128,9 +132,10 @@ class OfEngine:
         """The device was at work for so long."""
         self._busy_seconds.inc(seconds)
 
-    def waits(self, depth: int, predicted_s: float, in_run: int) -> None:
+    def waits(self, depth: int, background_depth: int, predicted_s: float, in_run: int) -> None:
         """How many pictures wait, how long one that came now would, and how many are on the device."""
         self._queue_depth.set(depth)
+        self._background_depth.set(background_depth)
         self._predicted_wait.set(predicted_s)
         self._pictures_in_run.set(in_run)
 

@@ -80,6 +80,6 @@ def outcomes() -> Counter[tuple[str, str]]:
 
 
 def queue_depth() -> float:
-    """How many pictures wait for the device, as this process counts them."""
-    (metric,) = metrics.queue_depth.collect()
-    return sum(sample.value for sample in metric.samples)
+    """How many pictures wait for the device, those in the background too, as this process counts them."""
+    gauges = metrics.queue_depth, metrics.background_depth
+    return sum(sample.value for gauge in gauges for metric in gauge.collect() for sample in metric.samples)
