@@ -13,7 +13,8 @@ COPY deploy/constraints.txt deploy/
 ARG TORCH_INDEX=
 RUN pip install --quiet --constraint deploy/constraints.txt ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch
 COPY pyproject.toml deploy/requirements.py deploy/
-RUN python deploy/requirements.py deploy/pyproject.toml tracing > deploy/requirements.txt && \
+ARG EXTRAS=tracing
+RUN python deploy/requirements.py deploy/pyproject.toml ${EXTRAS} > deploy/requirements.txt && \
     pip install --quiet --constraint deploy/constraints.txt --requirement deploy/requirements.txt
 COPY deploy/compile_launcher.py deploy/
 RUN TRITON_CACHE_DIR=/opt/triton python deploy/compile_launcher.py
@@ -28,6 +29,7 @@ RUN apt-get update -q && apt-get install -yq --no-install-recommends tini && rm 
     useradd --uid 10001 --user-group --no-create-home --home-dir /cache volo && \
     install --directory --owner volo --group volo /cache
 COPY --from=build /opt /opt
+COPY deploy/ray/volo_ray.py /opt/volo/ray/
 COPY deploy/entrypoint.sh /usr/local/bin/volo-entrypoint
 ENV PATH=/opt/volo/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
