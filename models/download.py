@@ -37,7 +37,7 @@ def fetch(remote: Remote, sha256: str | None = None) -> Path:
         DownloadError: no source gave the file, or none the one that ``sha256`` pins; it says why of each.
     """
     refused: dict[Path, DownloadError] = {}
-    for path in _cached(remote):
+    for path in cached(remote):
         try:
             return verify(path, sha256)
         except DownloadError as error:
@@ -82,7 +82,8 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
         raise DownloadError(f"{url}: {error}") from error
 
 
-def _cached(remote: Remote) -> list[Path]:
+def cached(remote: Remote) -> list[Path]:
+    """Where caches have the file, the one to be taken first; the network is not asked."""
     try:
         hub = try_to_load_from_cache(remote.hub_repo, remote.hub_file)
     except OSError:  # a cache that cannot be read has nothing for us

@@ -1,4 +1,4 @@
-"""The command line: `volo serve`, `volo predict`, `volo bench`, `volo models`."""
+"""The command line: `volo serve`, `volo predict`, `volo bench`, `volo doctor`, `volo models`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from setproctitle import setproctitle
 
 from service import logs, process
 from service.bench import command as bench_command
+from service.doctor import command as doctor_command
 from service.options import add_settings, read_settings
 from service.predict import command as predict_command
 from service.settings import Settings
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict_command.add_parser(commands)
     bench_command.add_parser(commands)
+    doctor_command.add_parser(commands)
 
     models = commands.add_parser("models", help="list the models", description="The models that have a name.")
     models.set_defaults(command=_models)

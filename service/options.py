@@ -45,7 +45,12 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        fail("\nvolo: ".join(map(_fault, error.errors())), USAGE)
+        fail("\nvolo: ".join(faults(error)), USAGE)
+
+
+def faults(error: ValidationError) -> list[str]:
+    """What is wrong with settings, each with the names it goes by."""
+    return list(map(_fault, error.errors()))
 
 
 def option(name: str) -> str:

@@ -1,11 +1,14 @@
 """Everything that can be set, read once at the entry and frozen."""
 
+import math
 import os
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service import cgroups
 
 
 class Settings(BaseSettings):
@@ -131,5 +134,7 @@ def _named(source: str) -> tuple[str, str]:
 
 
 def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Processors that this process may use, by its affinity and its container's quota."""
+    quota = cgroups.processors()
+    allowed = len(os.sched_getaffinity(0))
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))

@@ -1,0 +1,61 @@
+"""Whether the weights of the models that are set are here, and whole."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from models import weights, zoo
+from models.download import cached, verify
+from service.doctor.findings import Finding, failed, warning, well
+from service.settings import Settings
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Each model's weights."""
+    for name, source in settings.sources.items():
+        yield look(name, source, settings.weights_sha256)
+
+
+def look(name: str, source: str, sha256: str | None) -> Finding:
+    """The weights of one model, from the catalogue or a path."""
+    try:
+        model = zoo.resolve(source)
+        if isinstance(model, Path):
+            return _read(name, model, sha256)
+        if isinstance(model.weights, Path):
+            return _read(name, model.weights, sha256)
+        paths = cached(model.weights)
+        return _read(name, paths[0], sha256) if paths else _absent(name)
+    except (OSError, ValueError) as error:
+        return failed("Weights", str(error), "Name another model, or replace the file.")
+
+
+def image_sizes(settings: Settings) -> list[int]:
+    """Pixels on a side of each model, as far as its name tells; 224 of a checkpoint that is named by its path."""
+    models = [zoo.resolve(source) for source in settings.sources.values()]
+    return [224 if isinstance(model, Path) else model.image_size for model in models]
+
+
+def here(settings: Settings) -> bool:
+    """Whether all that is needed is on this machine."""
+    models = [zoo.resolve(source) for source in settings.sources.values()]
+    return all(isinstance(model, Path) or isinstance(model.weights, Path) or cached(model.weights) for model in models)
+
+
+def _read(name: str, path: Path, sha256: str | None) -> Finding:
+    verify(path, sha256)
+    variant, _ = weights.infer_config(weights.read(path))
+    pinned = ", as pinned" if sha256 else ""
+    return well("Weights", f"{name}: {path}, {variant}, {path.stat().st_size / 1e6:.0f} MB{pinned}")
+
+
+def _absent(name: str) -> Finding:
+    cache = Path(constants.HF_HOME)
+    if constants.HF_HUB_OFFLINE:
+        advice = f"Unset HF_HUB_OFFLINE, or bring the cache along: {cache}."
+        return failed("Weights", f"{name}: no cache has them, and HF_HUB_OFFLINE forbids to load them", advice)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    found = f"{name}: not here yet; {shutil.disk_usage(there).free / 1e9:.1f} GB free for {cache}"
+    return warning("Weights", found, "`volo serve` downloads them at its first start, which takes a while.")
