@@ -153,7 +153,7 @@ def test_another_answer_of_the_embedded_model_is_a_fault() -> None:
 
 
 def test_it_looks_at_everything_and_sends_a_picture_the_whole_way() -> None:
-    done = run("doctor", "--json", "--port", "0", VOLO_API_KEYS="a-key")
+    done = run("doctor", "--json", "--port", "0", VOLO_API_KEYS="a-key", VOLO_MAX_BATCH="2")
     findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert {"Software", "Device", "Processors", "Memory", "Open files", "Shared memory"} < set(findings)
