@@ -1,4 +1,4 @@
-# One image for GPU and CPU: torch comes with CUDA unless TORCH_INDEX names an index of CPU-only wheels:
+# One image for GPU and CPU: torch comes with CUDA unless TORCH_INDEX names an index that has CPU-only wheels:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t volo-serve:0.1.0 .
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
@@ -11,7 +11,7 @@ WORKDIR /src
 # Dependencies have layers of their own, that a change of the code leaves alone; the largest comes first.
 COPY deploy/constraints.txt deploy/
 ARG TORCH_INDEX=
-RUN pip install --quiet --constraint deploy/constraints.txt ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch
+RUN pip install --quiet --constraint deploy/constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch
 COPY pyproject.toml deploy/requirements.py deploy/
 ARG EXTRAS=tracing
 RUN python deploy/requirements.py deploy/pyproject.toml ${EXTRAS} > deploy/requirements.txt && \
