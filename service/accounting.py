@@ -22,7 +22,8 @@ class Record:
     """What is known of one request.
 
     ``stages`` are seconds by name, ``outcome`` is ok or an error's code, ``model`` is the one that was asked.
-    ``answering_s`` is when the answer began, of the monotonic clock.
+    ``answering_s`` is when the answer began, of the monotonic clock. ``timeline`` has each stage with when it began and
+    its seconds; of several pictures in one request it has those of all, and ``stages`` the last one's.
     """
 
     def __init__(self, request_id: str) -> None:
@@ -32,6 +33,7 @@ class Record:
         self.model = ""
         self.answering_s: float | None = None
         self.stages: dict[str, float] = {}
+        self.timeline: list[tuple[str, float, float]] = []
 
     @property
     def elapsed_s(self) -> float:
@@ -44,7 +46,12 @@ class Record:
         try:
             yield
         finally:
-            self.stages[name] = time.monotonic() - started_s
+            self.took(name, started_s, time.monotonic() - started_s)
+
+    def took(self, name: str, began_s: float, seconds: float) -> None:
+        """Note a stage that is over."""
+        self.stages[name] = seconds
+        self.timeline.append((name, began_s, seconds))
 
     def timings_ms(self) -> dict[str, float]:
         """Milliseconds by stage, and so far in all."""
@@ -114,7 +121,7 @@ def _account(record: Record, scope: Scope) -> None:
     # the route's pattern, not the path: a caller must not be able to make up endpoints
     endpoint = getattr(scope.get("route"), "path", "unmatched")
     if record.stages and record.answering_s is not None:
-        record.stages["respond"] = time.monotonic() - record.answering_s
+        record.took("respond", record.answering_s, time.monotonic() - record.answering_s)
     metrics.requests_of(endpoint, record.model, record.outcome).inc()
     if record.outcome == "ok":  # a refusal takes no time: to mix it in would make a service that drowns look fast
         metrics.request_seconds_of(endpoint).observe(record.elapsed_s)

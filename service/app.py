@@ -1,5 +1,7 @@
 """The application: routes, who may use them, answers to errors, and the links to the engines as long as it lives."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import signal
@@ -8,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -43,12 +45,18 @@ from service.negotiation import allowed_methods, negotiate
 from service.problems import problem
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.tracing import Traces
+
 ROOMS = (api, batch_api, health, exposition, embeddings, open_inference, hugging_face, torchserve)
 """What has routes for everybody."""
 
 
 def create_app(
-    settings: Settings | None = None, engines: Mapping[str, Path] | None = None, reload: Reload | None = None
+    settings: Settings | None = None,
+    engines: Mapping[str, Path] | None = None,
+    reload: Reload | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -57,10 +65,12 @@ def create_app(
         engines: each model's socket, of engines that run elsewhere; without them the application runs its own, as
             ``uvicorn --factory service.app:create_app`` does.
         reload: has one model or all of them loaded anew, by whoever runs the engines.
+        traces: what becomes of the spans, instead of what the settings and the environment say.
     """
     settings = settings or Settings()
     links = _links(settings)
     models = Models(links, settings)
+    traces = traces or (_traces() if settings.tracing else None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,7 +82,13 @@ def create_app(
             async with _own_engines(app, links, settings):
                 yield
 
-    app = FastAPI(title="volo", summary="Names what is in a photograph.", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="volo",
+        summary="Names what is in a photograph.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        telemetry=traces.telemetry if traces else None,
+    )
     app.openapi = partial(document, app, settings)  # type: ignore[method-assign]
     app.state.models = models
     # not by include_router, which looks for each request's route several times, and ahead of the documentation's pages
@@ -95,7 +111,15 @@ def create_app(
         # outside of access: browsers ask for leave without a key, and are to read why they were refused
         app.add_middleware(CORSMiddleware, **_cors(settings))
     app.add_middleware(Accounting, apology=_apology)
+    if traces:
+        traces.follow(app)
     return app
+
+
+def _traces() -> Traces:
+    from service import tracing  # here, because what it needs is an extra
+
+    return tracing.Traces(tracing.provider())
 
 
 def _cors(settings: Settings) -> dict[str, Any]:

@@ -174,8 +174,10 @@ class Models:
             async with self._background_decoding if background else nullcontext():
                 with record.stage("decode"):
                     await link.load(slot, load)
+            asked_s = time.monotonic()
             answer = await link.classify(slot, deadline_s, wants, background=background)
-            record.stages.update(queue=answer.queue_s, device=answer.device_s)
+            record.took("queue", asked_s, answer.queue_s)
+            record.took("device", asked_s + answer.queue_s, answer.device_s)
             inference = Inference(slot.card, loaded.size, *_taken(slot.outputs, wants))
         _count(picture, loaded, record.model, inference)
         return inference

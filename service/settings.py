@@ -2,6 +2,7 @@
 
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
 
@@ -81,6 +82,9 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`auto` is text on a terminal and JSON elsewhere."
     )
+    tracing: bool = Field(
+        False, description="Whether requests are traced with OpenTelemetry; needs `pip install 'volo-serve[tracing]'`."
+    )
 
     @property
     def keys(self) -> list[str]:
@@ -101,6 +105,13 @@ class Settings(BaseSettings):
     def _tell_key(self, secret: SecretStr) -> str:
         """Our own processes get their settings as JSON, through a pipe."""
         return secret.get_secret_value()
+
+    @field_validator("tracing")
+    @classmethod
+    def _check_tracing(cls, wanted: bool) -> bool:
+        if wanted and not _installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError("OpenTelemetry is needed: pip install 'volo-serve[tracing]'")
+        return wanted
 
     @property
     def sources(self) -> dict[str, str]:
@@ -131,6 +142,13 @@ def _named(source: str) -> tuple[str, str]:
     """What a model is called, and its source: a path goes by its file's name, unless it is given another."""
     name, equals, path = source.partition("=")
     return (name, path) if equals else (Path(source).name.partition(".")[0], source)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # for want of the package that it would lie in
+        return False
 
 
 def cores() -> int:

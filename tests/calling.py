@@ -30,12 +30,13 @@ async def serving_engine(device: FakeDevice | None = None, limit: int = 64) -> A
 
 def application(engine: Path, **settings: Any) -> FastAPI:
     """The application with these settings, whatever the environment says."""
-    chosen = Settings(**{**_defaults(), **settings})
+    chosen = chosen_settings(**settings)
     return create_app(chosen, dict.fromkeys(chosen.sources, engine))
 
 
-def _defaults() -> dict[str, Any]:
-    return {name: field.default for name, field in Settings.model_fields.items()}
+def chosen_settings(**settings: Any) -> Settings:
+    """These and otherwise the defaults, whatever the environment says."""
+    return Settings(**{**{name: field.default for name, field in Settings.model_fields.items()}, **settings})
 
 
 @asynccontextmanager

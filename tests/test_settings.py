@@ -1,6 +1,7 @@
 """Settings come from where they should, are checked once, and are all documented."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,18 @@ def test_a_process_gets_them_from_its_parent_unchanged_whatever_its_environment(
     monkeypatch.setenv("VOLO_MODEL", "another")
     monkeypatch.setenv("VOLO_WEIGHTS_SHA256", "ff")
     assert Settings.model_validate(given.model_dump(mode="json")) == given
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry.exporter.otlp.proto.http", "opentelemetry.exporter"])
+def test_tracing_without_what_it_needs_is_refused_with_the_way_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("opentelemetry.exporter")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)  # which is how an import fails
+    with pytest.raises(ValidationError, match=r"pip install 'volo-serve\[tracing\]'"):
+        Settings(tracing=True)
+    assert not Settings(tracing=False).tracing
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
