@@ -82,7 +82,7 @@ def test_what_the_image_is_made_of_reaches_the_build() -> None:
 def test_an_image_installs_what_the_project_and_the_extras_need() -> None:
     script = [sys.executable, "deploy/requirements.py", "pyproject.toml", "tracing"]
     needed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert {re.split(r"[>=;]", line)[0] for line in needed} >= {"fastapi", "torch", "opentelemetry-sdk"}
+    assert {re.split(r"[>=;]", line)[0] for line in needed} >= {"fastapi", "torch", "fastapi[opentelemetry]"}
 
 
 @pytest.mark.skipif(not (find_spec("triton") and shutil.which("gcc")), reason="needs Triton and gcc")
