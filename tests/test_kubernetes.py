@@ -252,46 +252,53 @@ def test_the_autoscaler_asks_for_metrics_of_ours_in_our_namespace() -> None:
         asked = re.findall(r'(volo_\w+?)(?:_bucket)?\{namespace="(\w+)"', trigger["metadata"]["query"])
         assert {name for name, _ in asked} <= set(documented)
         assert {where for _, where in asked} == {namespace}
-        assert trigger["metricType"] in {"Value", "AverageValue"}
 
 
-def waits(**counts: float) -> dict[str, str]:
-    """Pictures of which so many a second more waited no longer than ``le``, and so many were refused."""
+def test_between_the_autoscaler_s_thresholds_nothing_changes() -> None:
+    high, low = (triggers()[name]["metadata"] for name in ("queue-wait", "queue-wait-low"))
+    assert float(low["threshold"]) == pytest.approx(0.3 * float(high["threshold"]))
+    assert f"), {low['threshold']})" in low["query"]  # so that it asks for as many as there are, and no more
+    assert {trigger["metricType"] for trigger in triggers().values()} == {"Value"}
+    assert high["ignoreNullValues"] == low["ignoreNullValues"] == "false"
+
+
+SCRAPED = {'volo_queue_limit{namespace="volo", model="m"}': "256x20"}
+
+
+def waits(*, short: int = 0, long: int = 0, refused: int = 0) -> dict[str, str]:
+    """So many pictures a second that wait up to 5 ms for the device, up to 100 ms, and that are refused."""
     bucket = 'volo_stage_seconds_bucket{{namespace="volo", model="m", stage="{}", le="{}"}}'
-    return {
-        bucket.format("queue", "0.01"): f"0+{counts['short'] * 15}x20",
-        bucket.format("queue", "0.1"): f"0+{(counts['short'] + counts['long']) * 15}x20",
-        bucket.format("queue", "+Inf"): f"0+{(counts['short'] + counts['long']) * 15}x20",
-        bucket.format("device", "+Inf"): "0+1500x20",
-        'volo_rejections_total{namespace="volo", model="m", reason="queue_full"}': f"0+{counts['refused'] * 15}x20",
+    counted = {
+        bucket.format("queue", "0.005"): short,
+        bucket.format("queue", "0.1"): short + long,
+        bucket.format("queue", "+Inf"): short + long,
+        bucket.format("device", "+Inf"): short + long,
+        'volo_rejections_total{namespace="volo", model="m", reason="queue_full"}': refused,
     }
-
-
-def busy(*shares: tuple[str, str, float]) -> dict[str, str]:
-    """Shares of the time that a pod's device is busy with a model."""
-    name = 'volo_device_busy_seconds_total{{namespace="volo", pod="{}", model="{}"}}'
-    return {name.format(pod, model): f"0+{share * 15}x20" for pod, model, share in shares}
+    return SCRAPED | {name: f"0+{15 * rate}x20" for name, rate in counted.items()}
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool")
 @pytest.mark.parametrize(
     ("trigger", "series", "answer"),
     [
-        pytest.param("queue-wait", {}, 0, id="nothing was ever asked: no wait"),
-        pytest.param("queue-wait", waits(short=0, long=0, refused=0), 0, id="nobody asks: no wait"),
-        pytest.param("queue-wait", waits(short=100, long=0, refused=0), 0.009, id="short waits: below 10 ms"),
-        pytest.param("queue-wait", waits(short=80, long=20, refused=0), 0.055, id="some long waits: above 50 ms"),
-        pytest.param("queue-wait", waits(short=80, long=0, refused=20), 0.1, id="short waits, but many refused: long"),
-        pytest.param("busy-devices", busy(("a", "m", 0.5), ("b", "m", 1.0)), 1.5, id="one and a half devices"),
-        pytest.param("busy-devices", busy(("a", "m", 0.8), ("a", "n", 0.8)), 1, id="two models, one device"),
-        pytest.param("busy-devices", {}, None, id="nothing scraped: no answer, and so nothing scaled down"),
+        pytest.param("queue-wait", SCRAPED, 0, id="no picture ever: no wait"),
+        pytest.param("queue-wait", waits(), 0, id="no picture now: no wait"),
+        pytest.param("queue-wait", waits(short=100), 0.0045, id="short waits"),
+        pytest.param("queue-wait", waits(short=80, long=20), 0.0525, id="one in five waits long"),
+        pytest.param("queue-wait", waits(short=80, refused=20), 0.1, id="one in five is refused"),
+        pytest.param("queue-wait", {}, None, id="nothing is scraped: no answer, so that nothing is scaled down"),
+        pytest.param("queue-wait-low", waits(), 0, id="low: no picture now: no wait"),
+        pytest.param("queue-wait-low", waits(short=100), 0.0045, id="low: short waits"),
+        pytest.param("queue-wait-low", waits(short=80, long=20), 0.006, id="low: long waits, and no more"),
+        pytest.param("queue-wait-low", {}, None, id="low: nothing is scraped: no answer"),
     ],
 )
 def test_the_autoscaler_s_queries_tell(
     trigger: str, series: dict[str, str], answer: float | None, tmp_path: Path
 ) -> None:
     expected = [] if answer is None else [{"labels": "{}", "value": answer}]
-    rounded = f"round({triggers()[trigger]['metadata']['query']}, 0.001)"
+    rounded = f"round({triggers()[trigger]['metadata']['query']}, 0.0001)"
     query = {"expr": rounded, "eval_time": "5m", "exp_samples": expected}
     given = [{"series": name, "values": values} for name, values in series.items()]
     case = {"interval": "15s", "input_series": given, "promql_expr_test": [query]}
