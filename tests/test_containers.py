@@ -13,6 +13,7 @@ import pytest
 import yaml
 from running import ROOT
 
+from service.engine_host import STOP_SLACK_S
 from service.settings import Settings
 from service.supervisor import DRAIN_SLACK_S
 
@@ -55,7 +56,7 @@ def test_what_it_is_told_are_settings(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_it_has_the_time_to_answer_what_it_has_accepted(name: str) -> None:
     fields = Settings.model_fields
-    drain_s = fields["grace_s"].default + fields["timeout_s"].default + DRAIN_SLACK_S
+    drain_s = fields["grace_s"].default + 2 * fields["timeout_s"].default + DRAIN_SLACK_S + STOP_SLACK_S
     assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > drain_s
 
 
