@@ -42,7 +42,7 @@ def serving(options: Sequence[str]) -> Iterator[Own]:
     Raises:
         CannotStart: it is not to be had.
     """
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service", "serve", "--host", "127.0.0.1", "--port", str(port), *options],
@@ -79,7 +79,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": found, "VOLO_GRACE_S": "0"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
