@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dashboard
 import httpx
@@ -51,10 +52,16 @@ def main() -> int:
         time.sleep(SETTLE_S)
         span = Span(server, begin_s + RATE_INTERVAL_S, time.time())
         panels = dashboard.panels(f"{RATE_INTERVAL_S}s")
-        missing = report(span, panels)
+        missing = report(span, asked(panels, span.rules()))
         if arguments.picture:
             picture.draw(arguments.picture, panels, span.series, span.series(dashboard.alerts()))
     return 1 if missing else 0
+
+
+class Known(Protocol):
+    """Who answers queries."""
+
+    def series(self, query: dashboard.Query) -> list[picture.Series]: ...
 
 
 class Span:
@@ -76,11 +83,6 @@ class Span:
             for each in answer["result"]
         ]
 
-    def has_data(self, expression: str) -> bool:
-        """Whether there is a number among what it returns."""
-        found = self.series(dashboard.Query(expression, ""))
-        return any(value == value for each in found for _, value in each.points)
-
     def rules(self) -> list[dict[str, Any]]:
         return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
 
@@ -91,21 +93,30 @@ class Span:
         return answer["data"]  # type: ignore[no-any-return]
 
 
-def report(span: Span, panels: list[dashboard.Panel]) -> int:
-    """Say of every query whether it returns data; how many should and do not."""
-    asked = [(f"panel {panel.title}", query.expression) for panel in panels for query in panel.queries]
-    asked.append((dashboard.ALERTS, dashboard.alerts().expression))
-    for rule in span.rules():
+def asked(panels: list[dashboard.Panel], rules: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """All queries, and where each is asked."""
+    queries = [(f"panel {panel.title}", query.expression) for panel in panels for query in panel.queries]
+    queries.append((dashboard.ALERTS, dashboard.alerts().expression))
+    for rule in rules:
         expressions = _selectors(rule["query"]) if rule["type"] == "alerting" else [rule["name"]]
-        asked += [(f"rule {rule['name']}", expression) for expression in expressions]
+        queries += [(f"rule {rule['name']}", expression) for expression in expressions]
+    return queries
+
+
+def report(known: Known, queries: list[tuple[str, str]]) -> int:
+    """Say of every query whether it returns data; how many should and do not."""
     missing = 0
-    for where, expression in asked:
+    for where, expression in queries:
         card = "DCGM_" in expression
-        found = span.has_data(expression)
+        found = _has_number(known.series(dashboard.Query(expression, "")))
         missing += not found and not card
         print(f"{'data' if found else 'card' if card else 'NONE':4}  {where}: {expression}")
-    print(f"{len(asked)} queries, {missing} of which should return data and do not")
+    print(f"{len(queries)} queries, {missing} of which should return data and do not")
     return missing
+
+
+def _has_number(series: list[picture.Series]) -> bool:
+    return any(not math.isnan(value) for each in series for _, value in each.points)
 
 
 def _selectors(expression: str) -> list[str]:

@@ -64,7 +64,7 @@ def draw(file: Path, panels: Sequence[Panel], data: Data, alerts: Sequence[Serie
                 _curves(frame, series, alerts)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", facecolor=GROUND)
-    Image.open(drawn).convert("RGB").save(file, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 class Frame:
