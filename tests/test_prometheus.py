@@ -23,6 +23,7 @@ def rules(name: str) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+CASES = sorted((FOLDER / "tests").glob("*.yml"))
 ALERTS, RECORDED = rules("alerts"), rules("recording")
 EXPRESSIONS = [rule["expr"] for rule in ALERTS + RECORDED]
 
@@ -39,12 +40,12 @@ def test_the_configuration_and_its_rules_are_sound() -> None:
 
 @needs_promtool
 def test_alerts_fire_when_they_should_and_are_silent_when_not() -> None:
-    promtool("test", "rules", "tests/alerts.yml")
+    promtool("test", "rules", *map(str, CASES))
 
 
 @pytest.mark.parametrize("alert", [alert["alert"] for alert in ALERTS])
 def test_every_alert_has_a_case_that_fires_and_one_that_stays_silent(alert: str) -> None:
-    tests = yaml.safe_load((FOLDER / "tests/alerts.yml").read_text())["tests"]
+    tests = [test for file in CASES for test in yaml.safe_load(file.read_text())["tests"]]
     cases = [case for test in tests for case in test["alert_rule_test"] if case["alertname"] == alert]
     assert {bool(case["exp_alerts"]) for case in cases} == {True, False}
 
