@@ -48,7 +48,7 @@ def main() -> int:
         prometheus(Path(folder), service.url.removeprefix("http://")) as server,
     ):
         begin_s = time.time()
-        asyncio.run(traffic.drive(service.url, arguments.seconds))
+        asyncio.run(traffic.drive(service, arguments.seconds))
         time.sleep(SETTLE_S)
         span = Span(server, begin_s + RATE_INTERVAL_S, time.time())
         panels = dashboard.panels(f"{RATE_INTERVAL_S}s")

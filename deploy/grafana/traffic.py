@@ -1,4 +1,4 @@
-"""Load on a service from all kinds of callers, rising and falling, with a rush in which not everybody is answered."""
+"""A day in minutes: all kinds of callers, rising and falling, a rush that is too much, and an engine that dies."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import asyncio
 import base64
 import io
 import math
+import os
 import random
+import signal
 import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 from PIL import Image
 
+from service.bench.child import Own
 from service.bench.pictures import read
 
 Request = tuple[str, dict[str, Any]]
 
 FORMATS = {"JPEG": 12, "PNG": 2, "WEBP": 3, "AVIF": 1, "GIF": 1, "BMP": 1, "TIFF": 1}
 """How often each comes."""
-WIDTHS = (320, 640, 1280, 2000)
-RATE = 14.0
+WIDTHS = (320, 640, 1280, 1920)
+RATE = 8.0
 """Requests a second, on average and without the rush."""
 RUSH, RUSH_RATE = (0.60, 0.66), 250.0
 """When the rush is, as a part of the whole, and requests a second in it."""
+DEATH = 0.85
+"""When the engine dies."""
 PATIENCE_S = 20.0
 IMPATIENCE_S = 0.4
 """How long those wait who leave, in the rush."""
 
 
-async def drive(url: str, seconds: float) -> None:
-    """Put the load on for so long."""
+async def drive(service: Own, seconds: float) -> None:
+    """Let the service have such a day, in so many seconds."""
+    asyncio.get_running_loop().call_later(DEATH * seconds, _kill_engine, service.pid)
     chance = random.Random(0)
     weights, requests = zip(*_requests(list(_pictures(chance))), strict=True)
     begun_s = time.monotonic()
     limits = httpx.Limits(max_connections=None)
     async with (
-        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) as client,
+        httpx.AsyncClient(base_url=service.url, timeout=PATIENCE_S, limits=limits) as client,
         asyncio.TaskGroup() as group,
     ):
         while (passed := (time.monotonic() - begun_s) / seconds) < 1:
@@ -51,7 +58,13 @@ async def drive(url: str, seconds: float) -> None:
 
 
 def _rate(passed: float) -> float:
-    return RATE * (1 + 0.6 * math.sin(2 * math.pi * (1.25 * passed - 0.25)))
+    return RATE * (1 + 0.6 * math.sin(2 * math.pi * (0.9 * passed - 0.25)))
+
+
+def _kill_engine(supervisor: int) -> None:
+    for child in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"volo: engine"):
+            os.kill(int(child), signal.SIGKILL)
 
 
 async def _send(client: httpx.AsyncClient, request: Request, patience_s: float) -> None:
