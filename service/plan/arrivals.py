@@ -1,0 +1,84 @@
+"""When requests come: at random, or at random and in bursts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bench.loops import arrivals
+
+Times = NDArray[np.float64]
+"""Seconds, in order."""
+
+
+class Arrivals(Protocol):
+    """A way of coming, at any mean rate."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def peak(self) -> float:
+        """How many times the mean rate they come at when they come fastest."""
+
+    def times(self, rate: float, seconds: float, seed: int) -> Times:
+        """When the requests of so many seconds come, ``rate`` a second on average."""
+
+
+@dataclass(frozen=True)
+class Poisson:
+    """Requests that know nothing of each other."""
+
+    name: str = "Poisson"
+    peak: float = 1.0
+
+    def times(self, rate: float, seconds: float, seed: int) -> Times:
+        """Of a Poisson process."""
+        return arrivals(rate, seconds, seed)
+
+
+@dataclass(frozen=True)
+class Bursty:
+    """A Markov-modulated Poisson process of two states: bursts of ``factor`` times the mean rate, and calm between.
+
+    Bursts take ``share`` of the time and ``burst_s`` each, on average; how long they and the calms take is exponentially
+    distributed. (Fischer and Meier-Hellstern, The Markov-modulated Poisson process cookbook, 1993.)
+    """
+
+    factor: float = 3.0
+    share: float = 0.1
+    burst_s: float = 1.0
+    name: str = "bursty"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the bursts alone would be more than there is."""
+        if not 0 < self.share < 1 <= self.factor <= 1 / self.share:
+            raise ValueError(f"bursts of {self.factor:g} times the mean rate cannot take {self.share:.0%} of the time")
+
+    @property
+    def peak(self) -> float:
+        """In a burst."""
+        return self.factor
+
+    def times(self, rate: float, seconds: float, seed: int) -> Times:
+        """Of the process; in few bursts the mean rate is only about what was asked for."""
+        random = np.random.default_rng(seed)
+        ends_s, rates = self._states(rate, seconds, random)
+        expected = np.concatenate([[0.0], np.cumsum(np.diff(ends_s, prepend=0.0) * rates)])
+        # a Poisson process of rate 1, on a clock that goes as fast as requests come
+        return np.interp(arrivals(1.0, expected[-1], random.integers(2**32)), expected, [0.0, *ends_s])
+
+    def _states(self, rate: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
+        """When each state ends, the last one at ``seconds``, and the rates in them."""
+        calm_s = self.burst_s * (1 - self.share) / self.share
+        burst_rate, calm_rate = rate * self.factor, rate * (1 - self.share * self.factor) / (1 - self.share)
+        lengths: list[float] = []
+        in_burst = begins_in_burst = random.random() < self.share
+        while sum(lengths) < seconds:
+            lengths.append(random.exponential(self.burst_s if in_burst else calm_s))
+            in_burst = not in_burst
+        rates = np.where(np.arange(len(lengths)) % 2 == (not begins_in_burst), burst_rate, calm_rate)
+        return np.minimum(np.cumsum(lengths), seconds), rates
