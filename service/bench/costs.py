@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from os import getpid
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def _busy(device: Device, batch: Sequence[NDArray[np.uint8]], seconds: float) ->
     if not device.ahead:
         return [end_s - start_s for start_s, end_s in times]
     # a run that was handed over ahead began when the one before it ended
-    return [end_s - max(start_s, before_s) for (_, before_s), (start_s, end_s) in zip(times, times[1:], strict=False)]
+    return [end_s - max(start_s, before_s) for (_, before_s), (start_s, end_s) in pairwise(times)]
 
 
 def _timed(
@@ -166,7 +167,13 @@ def _print(table: CostTable) -> None:
         )
         for size, seconds in table.seconds_by_batch_size.items()
     ]
-    print_table(("batch", "ms", "ms on an idle device", "pictures/s"), rows, right={"batch", "ms", "ms on an idle device", "pictures/s"})
+    print_table(
+        ("batch", "ms", "ms on an idle device", "pictures/s"),
+        rows,
+        right={"batch", "ms", "ms on an idle device", "pictures/s"},
+    )
     worker_ms = table.worker_cpu_seconds_per_picture * 1e3
     engine_ms = table.engine_cpu_seconds_per_picture * 1e3
-    print(f"\nA picture takes {worker_ms:.2f} ms of an HTTP worker, and {engine_ms:.2f} ms of the engine's own processor.")
+    print(
+        f"\nA picture takes {worker_ms:.2f} ms of an HTTP worker, and {engine_ms:.2f} ms of the engine's own processor."
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from multiprocessing import get_context
-from os import getpid
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     picture = cropped(arguments.image_size)
     with serving(nothing_card(arguments.image_size, arguments.classes)) as url, shown() as tell:
         target = Target(f"{url}/predict", [picture], {"Content-Type": "image/bmp"}, b'"predictions"')
-        with built(target, 1, arguments.seconds, arguments.warm_up, getpid(), tell) as stand:
+        with built(target, 1, arguments.seconds, arguments.warm_up, os.getpid(), tell) as stand:
             for count in arguments.connections:
                 stand.measure(Closed(count))
     steps = [_of_ours(step) for step in stand.steps]
@@ -134,6 +135,7 @@ def _worker(listener: socket.socket, engine: str) -> None:
 
     setproctitle("volo: worker")
     # as it is by default, but for where it goes: each request is logged
+    sys.stderr = Path(os.devnull).open("w")
     logs.configure("info", "json", "worker 0")
     settings = Settings(workers=1, grace_s=0.0)
     worker.main(

@@ -44,7 +44,7 @@ class Poisson:
 class Bursty:
     """A Markov-modulated Poisson process of two states: bursts of ``factor`` times the mean rate, and calm between.
 
-    Bursts take ``share`` of the time and ``burst_s`` each, on average; how long they and the calms take is exponentially
+    Bursts take ``share`` of the time and ``burst_s`` each, on average; the lengths of bursts and calms are exponentially
     distributed. (Fischer and Meier-Hellstern, The Markov-modulated Poisson process cookbook, 1993.)
     """
 
@@ -69,7 +69,7 @@ class Bursty:
         ends_s, rates = self._states(rate, seconds, random)
         expected = np.concatenate([[0.0], np.cumsum(np.diff(ends_s, prepend=0.0) * rates)])
         # a Poisson process of rate 1, on a clock that goes as fast as requests come
-        return np.interp(arrivals(1.0, expected[-1], random.integers(2**32)), expected, [0.0, *ends_s])
+        return np.interp(arrivals(1.0, expected[-1], int(random.integers(2**32))), expected, [0.0, *ends_s])
 
     def _states(self, rate: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
         """When each state ends, the last one at ``seconds``, and the rates in them."""

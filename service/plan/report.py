@@ -60,7 +60,11 @@ def _print_batches(costs: CostTable, plans: Sequence[Plan]) -> None:
     sizes = sorted(costs.seconds_by_batch_size)
     titles = ["arrivals", *(f"{below + 1}-{size}" if size > below + 1 else str(size) for below, size in _pairs(sizes))]
     rows = [
-        [plan.arrivals.name, *(share(_part(plan, below, size)) for below, size in _pairs(sizes)), f"{plan.outcome.mean_batch:.1f}"]
+        [
+            plan.arrivals.name,
+            *(share(_part(plan, below, size)) for below, size in _pairs(sizes)),
+            f"{plan.outcome.mean_batch:.1f}",
+        ]
         for plan in plans
     ]
     print_table((*titles, "mean"), rows, right={*titles[1:], "mean"})
@@ -80,9 +84,7 @@ def _verdict(demand: Demand, plan: Plan | None) -> str:
         return f"no number of devices keeps p99 under {demand.slo_ms:g} ms"
     devices = f"{plan.devices} device{'s' * (plan.devices > 1)}"
     workers = f"{plan.workers} HTTP worker{'s' * (plan.workers > 1)}{' each' * (plan.devices > 1)}"
-    return f"{devices} with {workers} {'hold' if plan.devices > 1 else 'holds'}" if plan.holds else (
-        f"{devices} with {workers} {'do' if plan.devices > 1 else 'does'} not hold"
-    )
+    return f"{devices} with {workers} {'will do' if plan.holds else 'will not do'}"
 
 
 def as_json(costs: CostTable, demand: Demand, plans: Plans) -> dict[str, Any]:
