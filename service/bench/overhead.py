@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from io import BytesIO
 from multiprocessing import get_context
@@ -135,19 +134,19 @@ def _worker(listener: socket.socket, engine: str) -> None:
 
     setproctitle("volo: worker")
     # as it is by default, but for where it goes: each request is logged
-    sys.stderr = Path(os.devnull).open("w")
-    logs.configure("info", "json", "worker 0")
-    settings = Settings(workers=1, grace_s=0.0)
-    worker.main(
-        {
-            "settings": settings.model_dump(mode="json"),
-            "engines": {settings.model: engine},
-            "control": "",
-            "listener": listener.detach(),
-            "number": 0,
-            "url": "",
-        }
-    )
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        logs.configure("info", "json", "worker 0")
+        settings = Settings(workers=1, grace_s=0.0)
+        worker.main(
+            {
+                "settings": settings.model_dump(mode="json"),
+                "engines": {settings.model: engine},
+                "control": "",
+                "listener": listener.detach(),
+                "number": 0,
+                "url": "",
+            }
+        )
 
 
 def _await(url: str) -> None:

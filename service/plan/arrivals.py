@@ -44,7 +44,7 @@ class Poisson:
 class Bursty:
     """A Markov-modulated Poisson process of two states: bursts of ``factor`` times the mean rate, and calm between.
 
-    Bursts take ``share`` of the time and ``burst_s`` each, on average; the lengths of bursts and calms are exponentially
+    Bursts take ``share`` of the time and ``burst_s`` each, on average; how long they and calms take is exponentially
     distributed. (Fischer and Meier-Hellstern, The Markov-modulated Poisson process cookbook, 1993.)
     """
 
