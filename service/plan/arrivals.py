@@ -50,7 +50,7 @@ class Bursty:
 
     factor: float = 3.0
     share: float = 0.1
-    burst_s: float = 1.0
+    burst_s: float = 0.5
     name: str = "bursty"
 
     def __post_init__(self) -> None:
@@ -64,21 +64,19 @@ class Bursty:
         return self.factor
 
     def times(self, rate: float, seconds: float, seed: int) -> Times:
-        """Of the process; in few bursts the mean rate is only about what was asked for."""
-        random = np.random.default_rng(seed)
-        ends_s, rates = self._states(rate, seconds, random)
-        expected = np.concatenate([[0.0], np.cumsum(np.diff(ends_s, prepend=0.0) * rates)])
-        # a Poisson process of rate 1, on a clock that goes as fast as requests come
-        return np.interp(arrivals(1.0, expected[-1], int(random.integers(2**32))), expected, [0.0, *ends_s])
+        """Of the process; with just as many bursts as are expected, at least one, and just their share of the time.
 
-    def _states(self, rate: float, seconds: float, random: np.random.Generator) -> tuple[Times, Times]:
-        """When each state ends, the last one at ``seconds``, and the rates in them."""
-        calm_s = self.burst_s * (1 - self.share) / self.share
-        burst_rate, calm_rate = rate * self.factor, rate * (1 - self.share * self.factor) / (1 - self.share)
-        lengths: list[float] = []
-        in_burst = begins_in_burst = random.random() < self.share
-        while sum(lengths) < seconds:
-            lengths.append(random.exponential(self.burst_s if in_burst else calm_s))
-            in_burst = not in_burst
-        rates = np.where(np.arange(len(lengths)) % 2 == (not begins_in_burst), burst_rate, calm_rate)
-        return np.minimum(np.cumsum(lengths), seconds), rates
+        Left to chance, some seconds would have no burst, and the mean rate would not be what was asked for.
+        """
+        random = np.random.default_rng(seed)
+        bursts = max(1, round(seconds * self.share / self.burst_s))
+        calm_s, burst_s = (random.exponential(size=bursts) for _ in range(2))
+        calm_s *= (1 - self.share) * seconds / calm_s.sum()
+        burst_s *= self.share * seconds / burst_s.sum()
+        ends_s = np.stack([calm_s, burst_s], axis=1).cumsum()
+        calm_rate = rate * (1 - self.share * self.factor) / (1 - self.share)
+        expected = np.stack([calm_rate * calm_s, self.factor * rate * burst_s], axis=1).cumsum()
+        # a Poisson process of rate 1, on a clock that goes as fast as requests come
+        steady = arrivals(1.0, expected[-1], int(random.integers(2**32)))
+        times: Times = np.interp(steady, [0.0, *expected], [0.0, *ends_s])
+        return times
