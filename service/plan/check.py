@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from service.bench import child, pictures, scrape
+from models.zoo import Model, resolve
+from service.bench import child, overhead, pictures
 from service.bench.client import Target
 from service.bench.crew import Open
 from service.bench.figures import Figures
@@ -31,7 +33,6 @@ class Comparison:
     rate: float
     simulated_p50_ms: float
     simulated_p99_ms: float
-    simulated_batch: float
     measured: Figures
 
     @property
@@ -43,7 +44,7 @@ class Comparison:
 def compare(
     costs: CostTable, settings: Settings, loads: Sequence[float], seconds: float, folder: Path | None, tell: Tell
 ) -> list[Comparison]:
-    """Put Poisson loads, as shares of the capacity by the table, on a service with these settings.
+    """Put Poisson loads, as shares of the capacity by the table, on a service of this model on this device.
 
     Raises:
         CannotStart, OSError, ValueError: it cannot be done; the message says why.
@@ -57,30 +58,55 @@ def compare(
         "queue-limit": settings.queue_limit,
         "timeout-s": settings.timeout_s,
     }
-    bodies = pictures.read(folder)
     with child.serving([part for name, value in options.items() for part in (f"--{name}", str(value))]) as own:
-        if not scrape.model(own.url):
-            raise ValueError("the service does not say what it serves")
-        target = Target(f"{own.url}/predict", bodies, {"Content-Type": "image/jpeg"}, b'"predictions"')
-        with built(target, 1, seconds, _WARM_UP_S, own.pid, tell) as stand:
-            return [_compare(costs, settings, load, stand.measure(_open(costs, load)), seconds) for load in loads]
+        replica = Replica(costs, settings.http_workers, settings.queue_limit, settings.timeout_s)
+        return _compare(replica, own.url, own.pid, loads, seconds, pictures.read(folder), tell)
 
 
-def _open(costs: CostTable, load: float) -> Open:
-    return Open(load * costs.capacity)
+def compare_paced(
+    costs: CostTable, loads: Sequence[float], seconds: float, folder: Path | None, tell: Tell
+) -> list[Comparison]:
+    """The same with one worker and an engine whose device only sleeps, for as long as the table says.
+
+    So that what is around the device can be checked for one that is not here, and on a machine that is not quiet. It
+    is a device beside the processor, whatever the table was measured on.
+
+    Raises:
+        OSError, ValueError: it cannot be done; the message says why.
+    """
+    costs = costs.model_copy(update={"device": "cuda", "spread": (1.0,), "alone_seconds_by_batch_size": {}})
+    view = resolve(costs.model)
+    if not isinstance(view, Model):
+        raise ValueError(f"{costs.model} is not in the catalogue, which says how it sees pictures")
+    card = replace(overhead.nothing_card(view.image_size, len(view.labels)), crop_pct=view.crop_pct)
+    with overhead.serving(card, costs) as url:
+        replica = Replica(costs, 1, overhead.QUEUE_LIMIT, Settings().timeout_s)
+        return _compare(replica, url, os.getpid(), loads, seconds, pictures.read(folder), tell)
 
 
-def _compare(costs: CostTable, settings: Settings, load: float, measured: Figures, seconds: float) -> Comparison:
-    """What the simulation makes of the very requests that were sent."""
-    opened = _open(costs, load).share(0, 1)
-    times = arrivals(opened.rate, _WARM_UP_S + seconds, opened.seed)
-    if costs.shares_cores and measured.answered:  # the load generator takes its part of the cores too
-        generator_s = measured.generator_cores / measured.answered
-        around_s = costs.worker_cpu_seconds_per_picture + generator_s
-        costs = costs.model_copy(update={"worker_cpu_seconds_per_picture": around_s})
-    replica = Replica(costs, settings.http_workers, settings.queue_limit, settings.timeout_s)
-    outcome = simulate(replica, times.tolist())
-    latencies_s = outcome.latencies_s[times >= _WARM_UP_S]
-    latencies_s = latencies_s[~np.isnan(latencies_s)]
+def _compare(
+    replica: Replica, url: str, pid: int, loads: Sequence[float], seconds: float, bodies: Sequence[bytes], tell: Tell
+) -> list[Comparison]:
+    target = Target(f"{url}/predict", bodies, {"Content-Type": "image/jpeg"}, b'"predictions"')
+    opened = [Open(load * replica.costs.capacity) for load in loads]
+    with built(target, 1, seconds, _WARM_UP_S, pid, tell) as stand:
+        return [_beside(replica, each, load, stand.measure(each)) for load, each in zip(loads, opened, strict=True)]
+
+
+def _beside(replica: Replica, opened: Open, load: float, measured: Figures) -> Comparison:
+    """What was measured, and what the simulation makes of the very requests that were sent."""
+    only = opened.share(0, 1)
+    times = arrivals(only.rate, _WARM_UP_S + measured.seconds, only.seed)
+    outcome = simulate(_with_generator(replica, measured), times.tolist())
+    latencies_s = outcome.latencies_s[(times >= _WARM_UP_S) & ~np.isnan(outcome.latencies_s)]
     p50_ms, p99_ms = (percentile(latencies_s, percent) * 1e3 for percent in (50, 99))
-    return Comparison(load, opened.rate, p50_ms, p99_ms, outcome.mean_batch, measured)
+    return Comparison(load, opened.rate, p50_ms, p99_ms, measured)
+
+
+def _with_generator(replica: Replica, measured: Figures) -> Replica:
+    """The load generator takes its part of shared cores too."""
+    if not (replica.costs.shares_cores and measured.answered):
+        return replica
+    generator_s = measured.generator_cores / measured.answered
+    around_s = replica.costs.worker_cpu_seconds_per_picture + generator_s
+    return replace(replica, costs=replica.costs.model_copy(update={"worker_cpu_seconds_per_picture": around_s}))

@@ -57,6 +57,7 @@ def add_parser(commands: Commands) -> None:
     bursts.add_argument("--burst-s", type=_amount, default=0.5, metavar="S", help="of a burst, on average (0.5)")
     check = plan.add_argument_group("check")
     check.add_argument("--check", action="store_true", help="simulate and measure a service started here, and compare")
+    check.add_argument("--paced", action="store_true", help="with a device that sleeps as long as the costs say")
     check.add_argument("--loads", type=_shares, default=[0.5, 0.8], metavar="P,P", help="of its capacity (0.5,0.8)")
     check.add_argument("--pictures", type=Path, metavar="DIR", help="JPEG files to send (those that come with it)")
     add_settings(plan, ["model", "workers", "queue_limit", "timeout_s"])
@@ -133,12 +134,13 @@ def _check(arguments: argparse.Namespace, settings: Settings, costs: CostTable) 
     from service.bench.child import CannotStart
     from service.bench.progress import shown
     from service.plan import report
-    from service.plan.check import compare
+    from service.plan.check import compare, compare_paced
 
     settings = settings.model_copy(update={"model": costs.model})
     try:
         with shown() as tell:
-            compared = compare(costs, settings, arguments.loads, arguments.seconds, arguments.pictures, tell)
+            load = (arguments.loads, arguments.seconds, arguments.pictures, tell)
+            compared = compare_paced(costs, *load) if arguments.paced else compare(costs, settings, *load)
     except CannotStart as error:
         fail(f"the service did not start: {error}", 1)
     except (OSError, ValueError) as error:
