@@ -32,19 +32,19 @@ class Cores:
         heapq.heappush(self._tasks, (self._progress_s + seconds, next(self._order), then))
 
     def pass_to(self, when_s: float) -> None:
-        """Let time pass, and do what is to be done at the end of each task that ends meanwhile."""
-        while self._tasks:
-            slowness = max(1.0, len(self._tasks) / self.count)
-            end_s = self.now + (self._tasks[0][0] - self._progress_s) * slowness
+        """Let time pass, and do what is to be done at the end of each task that ends meanwhile; up to inf, of all."""
+        tasks = self._tasks
+        while tasks:
+            slowness = max(1.0, len(tasks) / self.count)
+            end_s = self.now + (tasks[0][0] - self._progress_s) * slowness
             if end_s > when_s:
                 self._progress_s += (when_s - self.now) / slowness
                 break
             self.now = end_s
-            self._progress_s, _, then = heapq.heappop(self._tasks)
+            self._progress_s, _, then = heapq.heappop(tasks)
             then()
-        else:
-            when_s = self.now if when_s == math.inf else when_s
-        self.now = when_s
+        if when_s < math.inf:
+            self.now = when_s
 
 
 class Server:
