@@ -135,12 +135,14 @@ def _timed(
     device: Device, batch: Sequence[NDArray[np.uint8]], seconds: float, alone: bool = False
 ) -> list[tuple[float, float]]:
     """When each run began and ended, one after the other."""
+    # on a processor by the thread's own time: who else is there is simulated, and not in the costs
+    clock = time.perf_counter if device.padded else time.thread_time
     times: list[tuple[float, float]] = []
     stop_s = time.perf_counter() + seconds
     while len(times) < _LEAST_RUNS or time.perf_counter() < stop_s:
-        start_s = time.perf_counter()
+        start_s = clock()
         device.run(batch, len(batch), alone)
-        times.append((start_s, time.perf_counter()))
+        times.append((start_s, clock()))
     return times
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from models.zoo import Model, resolve
-from service.bench import child, overhead, pictures
+from service.bench import child, cpu, overhead, pictures
 from service.bench.client import Target
 from service.bench.crew import Open
 from service.bench.figures import Figures
 from service.bench.loops import arrivals
 from service.bench.progress import Tell
 from service.bench.samples import percentile
-from service.bench.stand import built
+from service.bench.stand import Stand, built
 from service.bench.tables import CostTable
 from service.plan.simulation import Replica, simulate
 from service.settings import Settings
@@ -27,12 +28,13 @@ _WARM_UP_S = 2.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """One load, simulated and measured."""
+    """One load, simulated and measured, and the cores that other programs have taken meanwhile."""
 
     load: float
     rate: float
     simulated_p50_ms: float
     simulated_p99_ms: float
+    others_cores: float
     measured: Figures
 
     @property
@@ -90,17 +92,21 @@ def _compare(
     target = Target(f"{url}/predict", bodies, {"Content-Type": "image/jpeg"}, b'"predictions"')
     opened = [Open(load * replica.costs.capacity) for load in loads]
     with built(target, 1, seconds, _WARM_UP_S, pid, tell) as stand:
-        return [_beside(replica, each, load, stand.measure(each)) for load, each in zip(loads, opened, strict=True)]
+        return [_beside(replica, load, each, stand) for load, each in zip(loads, opened, strict=True)]
 
 
-def _beside(replica: Replica, opened: Open, load: float, measured: Figures) -> Comparison:
-    """What was measured, and what the simulation makes of the very requests that were sent."""
+def _beside(replica: Replica, load: float, opened: Open, stand: Stand) -> Comparison:
+    """What is measured, and what the simulation makes of the very requests that were sent."""
+    before_s, start_s = cpu.machine_seconds(), time.monotonic()
+    measured = stand.measure(opened)
+    machine_cores = (cpu.machine_seconds() - before_s) / (time.monotonic() - start_s)
+    others = max(0.0, machine_cores - sum(measured.server.cores.values()) - measured.generator_cores)
     only = opened.share(0, 1)
     times = arrivals(only.rate, _WARM_UP_S + measured.seconds, only.seed)
     outcome = simulate(_with_generator(replica, measured), times.tolist())
     latencies_s = outcome.latencies_s[(times >= _WARM_UP_S) & ~np.isnan(outcome.latencies_s)]
     p50_ms, p99_ms = (percentile(latencies_s, percent) * 1e3 for percent in (50, 99))
-    return Comparison(load, opened.rate, p50_ms, p99_ms, measured)
+    return Comparison(load, opened.rate, p50_ms, p99_ms, others, measured)
 
 
 def _with_generator(replica: Replica, measured: Figures) -> Replica:

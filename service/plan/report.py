@@ -15,6 +15,8 @@ from service.terminal import print_table
 
 _SURE = 1000
 """Requests of which the hundredth slowest tells something."""
+_QUIET_CORES = 0.2
+"""What other programs may take while something is measured."""
 
 Plans = Mapping[str, Plan | None]
 """For each kind of arrivals, its plan; None if there is none that holds."""
@@ -118,7 +120,17 @@ def _plan_as_json(plan: Plan) -> dict[str, Any]:
 def print_check(costs: CostTable, compared: Sequence[Comparison]) -> None:
     """What was simulated beside what was measured."""
     print(f"{costs.model} in {costs.precision} on {costs.machine}, by costs of {costs.measured_on}\n")
-    titles = ("load", "rate", "p50 ms simulated", "measured", "p99 ms simulated", "measured ", "off", "errors")
+    titles = (
+        "load",
+        "rate",
+        "p50 ms simulated",
+        "measured",
+        "p99 ms simulated",
+        "measured ",
+        "off",
+        "others' cores",
+        "errors",
+    )
     rows = [
         (
             f"{each.load:.0%}",
@@ -128,8 +140,11 @@ def print_check(costs: CostTable, compared: Sequence[Comparison]) -> None:
             milliseconds(each.simulated_p99_ms),
             milliseconds(each.measured.p99_ms),
             f"{each.off:+.0%}" if math.isfinite(each.off) else "-",
+            f"{each.others_cores:.2f}",
             ", ".join(f"{kind}: {count}" for kind, count in each.measured.errors.items()) or "none",
         )
         for each in compared
     ]
     print_table(titles, rows, right=set(titles[:-1]))
+    if max(each.others_cores for each in compared) > _QUIET_CORES:
+        warn("other programs have kept the processor busy, which is in the measured figures only")

@@ -27,6 +27,11 @@ class Replica:
     queue_limit: int
     timeout_s: float
 
+    @property
+    def cores(self) -> float:
+        """How many tasks go on at full speed."""
+        return self.costs.lanes if self.costs.shares_cores else math.inf
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -84,7 +89,7 @@ class _Simulation:
         costs = replica.costs
         self._replica = replica
         self._chance = chance
-        self._cores = Cores(costs.lanes if costs.shares_cores else math.inf)
+        self._cores = Cores(replica.cores)
         self._workers = [Server(self._cores, costs.worker_cpu_seconds_per_picture) for _ in range(replica.workers)]
         self._loop = Server(self._cores, costs.engine_cpu_seconds_per_picture)
         self._queue = Queue(replica.queue_limit, costs.costs(), costs.lanes, costs.ahead)
