@@ -1,6 +1,7 @@
 """`volo bench costs`: what a model costs here, in the form that `volo plan` reads."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from cost_tables import table
 
 from service.__main__ import main
 from service.bench.costs import spread
+from service.bench.cpu import machine_seconds
 from service.bench.tables import CostTable, UnusableTable
 from service.settings import Settings, cores
 
@@ -60,6 +62,13 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, changes: str, co
     file.write_text(file.read_text().rstrip().removesuffix("}") + f", {changes}}}")  # the last of two counts
     with pytest.raises(UnusableTable, match=f"costs.json is no table of costs: {complaint}"):
         CostTable.read(file)
+
+
+def test_the_machine_uses_at_least_what_we_use() -> None:
+    before_s, ours_s = machine_seconds(), time.process_time()
+    while time.process_time() < ours_s + 0.1:
+        sum(range(1000))
+    assert machine_seconds() - before_s >= 0.05  # the kernel counts in ticks
 
 
 def test_the_spread_keeps_the_mean_and_knows_no_size() -> None:

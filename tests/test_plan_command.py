@@ -157,6 +157,22 @@ def test_a_check_puts_the_same_load_on_a_service_and_into_the_simulation(
     assert most.split()[-1] == "none"
 
 
+def test_a_check_can_do_without_the_device(plan: Planning) -> None:
+    runs = {1: 0.02, 2: 0.03, 4: 0.04}
+    table(model="embedded", ahead=1, seconds_by_batch_size=runs).write(Path("costs.json"))
+    ended = plan("--costs costs.json --check --paced --loads 0.2 --seconds 1")
+    assert ended.returncode == 0, ended.stderr
+    share, rate, _, measured_p50_ms, *_ = ended.stdout.splitlines()[-1].split()
+    assert (share, rate) == ("20%", "20.0")
+    assert float(measured_p50_ms) >= 20  # it has slept
+
+
+def test_a_model_that_is_not_in_the_catalogue_cannot_be_paced(plan: Planning) -> None:
+    ended = plan("--costs costs.json --check --paced")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "'invented' is neither a file nor a model" in ended.stderr
+
+
 def test_a_check_of_what_cannot_be_served_is_told_in_a_line(plan: Planning) -> None:
     table(device="cpu").write(Path("costs.json"))
     ended = plan("--costs costs.json --check")
