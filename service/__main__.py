@@ -1,4 +1,4 @@
-"""The command line: `volo serve`, `volo predict`, `volo bench`, `volo doctor`, `volo models`."""
+"""The command line: `volo serve`, `volo predict`, `volo bench`, `volo plan`, `volo doctor`, `volo models`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from service import logs, process
 from service.bench import command as bench_command
 from service.doctor import command as doctor_command
 from service.options import add_settings, read_settings
+from service.plan import command as plan_command
 from service.predict import command as predict_command
 from service.settings import Settings
 from service.terminal import USAGE, fail, print_table
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict_command.add_parser(commands)
     bench_command.add_parser(commands)
+    plan_command.add_parser(commands)
     doctor_command.add_parser(commands)
 
     models = commands.add_parser("models", help="list the models", description="The models that have a name.")

@@ -29,6 +29,7 @@ def add_parser(commands: Commands) -> None:
     _add_preprocess(kinds)
     _add_serve(kinds)
     _add_overhead(kinds)
+    _add_costs(kinds)
 
 
 def _add_model(kinds: Commands) -> None:
@@ -117,6 +118,21 @@ def _add_overhead(kinds: Commands) -> None:
     _add_json(overhead)
 
 
+def _add_costs(kinds: Commands) -> None:
+    costs = kinds.add_parser(
+        "costs",
+        help="what `volo plan` needs to know",
+        description="Measure a model's runs by batch size as the engine does them, and what a picture costs an HTTP "
+        "worker. Published models are timed with random weights, so that nothing is downloaded.",
+    )
+    costs.set_defaults(command=_costs)
+    costs.add_argument("model", nargs="?", metavar="NAME", help="from `volo models`, or a path (the one that is set)")
+    costs.add_argument("--out", type=Path, metavar="FILE", help="where to write them, as JSON for `volo plan --costs`")
+    costs.add_argument("--pictures", type=Path, metavar="DIR", help="JPEG files to send (those that come with it)")
+    costs.add_argument("--seconds", type=_amount, default=3.0, metavar="S", help="each is timed for about (3)")
+    add_settings(costs, ["device", "precision", "max_batch", "timeout_s"])
+
+
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
     parser.add_argument("--plot", type=_plot, metavar="FILE", help="a picture of throughput and latency: .svg or .png")
@@ -150,6 +166,13 @@ def _overhead(arguments: argparse.Namespace) -> int:
     from service.bench import overhead
 
     return overhead.run(arguments)
+
+
+def _costs(arguments: argparse.Namespace) -> int:
+    _need_client()
+    from service.bench import costs
+
+    return costs.run(arguments)
 
 
 def _need_client() -> None:

@@ -19,6 +19,12 @@ def tree_seconds(root: int) -> dict[str, float]:
     return dict(used)
 
 
+def machine_seconds() -> float:
+    """CPU seconds that everybody on the machine has used so far, other machines on the same hardware included."""
+    user, nice, system, _idle, _waiting, *rest = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    return sum(map(int, (user, nice, system, *rest))) * _TICK_S
+
+
 def cores(before: dict[str, float], after: dict[str, float], seconds: float) -> dict[str, float]:
     """Processors kept busy between two readings, by name; what has ended in between is left out."""
     return {name: (used - before.get(name, 0.0)) / seconds for name, used in after.items()}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from io import BytesIO
 from multiprocessing import get_context
-from os import getpid
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -30,12 +31,14 @@ from service.bench.crew import Closed
 from service.bench.figures import Figures
 from service.bench.progress import shown
 from service.bench.stand import built
+from service.bench.tables import CostTable
 from service.outputs import Outputs, Wants
 from service.settings import Settings
 from service.terminal import print_table
 from service.wire import ModelCard
 
 _OURS = ("worker", "engine")
+QUEUE_LIMIT = 1024
 _LARGEST = 64
 _COST_S = 1e-4
 _START_S = 120.0
@@ -60,12 +63,27 @@ class Nothing:
         return 0, 0
 
 
+class Paced(Nothing):
+    """The same, after as long as a run takes by a table of costs: it sleeps, and leaves the processor to others."""
+
+    def __init__(self, classes: int, costs: CostTable) -> None:
+        super().__init__(classes)
+        self._seconds = costs.costs()
+        self._lanes = threading.Semaphore(costs.lanes)
+
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs:
+        """Sleep when a lane is free, and then the same logits for each."""
+        with self._lanes:
+            time.sleep(self._seconds.seconds(padded_size))
+        return super().run(pictures, padded_size, alone, wants)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Measure as told; the exit status."""
     picture = cropped(arguments.image_size)
     with serving(nothing_card(arguments.image_size, arguments.classes)) as url, shown() as tell:
         target = Target(f"{url}/predict", [picture], {"Content-Type": "image/bmp"}, b'"predictions"')
-        with built(target, 1, arguments.seconds, arguments.warm_up, getpid(), tell) as stand:
+        with built(target, 1, arguments.seconds, arguments.warm_up, os.getpid(), tell) as stand:
             for count in arguments.connections:
                 stand.measure(Closed(count))
     steps = [_of_ours(step) for step in stand.steps]
@@ -91,8 +109,11 @@ def cropped(image_size: int) -> bytes:
 
 
 @contextmanager
-def serving(card: ModelCard) -> Iterator[str]:
-    """The address of one HTTP worker and one engine, processes as ``volo serve`` has them."""
+def serving(card: ModelCard, pace: CostTable | None = None) -> Iterator[str]:
+    """The address of one HTTP worker and one engine, processes as ``volo serve`` has them.
+
+    The device computes nothing; with a ``pace`` that takes as long as the table says.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="volo-") as folder,
         socket.socket(socket.AF_UNIX) as inner,
@@ -102,7 +123,7 @@ def serving(card: ModelCard) -> Iterator[str]:
         inner.bind(str(path))
         inner.listen()
         url = f"http://127.0.0.1:{outer.getsockname()[1]}"
-        with _process(_engine, inner, card), _process(_worker, outer, str(path)):
+        with _process(_engine, inner, card, pace), _process(_worker, outer, str(path)):
             _await(f"{url}/health/ready")
             yield url
 
@@ -118,15 +139,21 @@ def _process(work: Callable[..., None], *arguments: Any) -> Iterator[None]:
         process.join()
 
 
-def _engine(listener: socket.socket, card: ModelCard) -> None:
+def _engine(listener: socket.socket, card: ModelCard, pace: CostTable | None) -> None:
     from service.batching import Queue  # here, because HTTP workers do without torch
     from service.costs import Costs
     from service.engine import Engine
     from service.engine_process import run
 
     setproctitle("volo: engine")
-    costs = Costs({2**step: _COST_S for step in range(_LARGEST.bit_length())}, padded=False)
-    run(Engine(Nothing(len(card.labels)), card, Queue(1024, costs)), listener, patience_s=1.0)
+    logs.configure("warning", "auto", "engine")
+    classes = len(card.labels)
+    if pace:
+        engine = Engine(Paced(classes, pace), card, Queue(QUEUE_LIMIT, pace.costs(), pace.lanes, pace.ahead))
+    else:
+        costs = Costs({2**step: _COST_S for step in range(_LARGEST.bit_length())}, padded=False)
+        engine = Engine(Nothing(classes), card, Queue(QUEUE_LIMIT, costs))
+    run(engine, listener, patience_s=1.0)
 
 
 def _worker(listener: socket.socket, engine: str) -> None:
@@ -134,18 +161,19 @@ def _worker(listener: socket.socket, engine: str) -> None:
 
     setproctitle("volo: worker")
     # as it is by default, but for where it goes: each request is logged
-    logs.configure("info", "json", "worker 0")
-    settings = Settings(workers=1, grace_s=0.0)
-    worker.main(
-        {
-            "settings": settings.model_dump(mode="json"),
-            "engines": {settings.model: engine},
-            "control": "",
-            "listener": listener.detach(),
-            "number": 0,
-            "url": "",
-        }
-    )
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        logs.configure("info", "json", "worker 0")
+        settings = Settings(workers=1, grace_s=0.0)
+        worker.main(
+            {
+                "settings": settings.model_dump(mode="json"),
+                "engines": {settings.model: engine},
+                "control": "",
+                "listener": listener.detach(),
+                "number": 0,
+                "url": "",
+            }
+        )
 
 
 def _await(url: str) -> None:

@@ -1,0 +1,108 @@
+"""How many devices and workers it takes, and at which rate these break."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.bench.search import highest_rate
+from service.bench.tables import CostTable
+from service.plan.arrivals import Arrivals
+from service.plan.simulation import Outcome, Replica, simulate
+
+_GROWTH = 1.5
+_HOPELESS = 16
+"""Times the devices that the mean rate alone takes: where so many do not help, more do not either."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What is asked for, and how it is found out.
+
+    Attributes:
+        rate: requests a second, of all devices together.
+        slo_ms: what the 99th percentile shall stay below.
+        workers: for each device; None for as many as are ``worker_busy`` of the time at the arrivals' peak.
+        queue_limit, timeout_s: settings of the service.
+        seconds: of each simulation.
+    """
+
+    rate: float
+    slo_ms: float
+    workers: int | None
+    worker_busy: float
+    queue_limit: int
+    timeout_s: float
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """So many devices with so many workers each, what comes of it, and the rate from which on it does not hold."""
+
+    arrivals: Arrivals
+    devices: int
+    workers: int
+    outcome: Outcome
+    holds: bool
+    breaks_at: float
+
+
+class Planner:
+    """Makes plans for one demand.
+
+    Devices are replicas behind a balancer that sends each request to one of them at random: each then has its part of
+    the rate, whatever the others do, so that one of them is simulated for all. A balancer that knows who is idle does
+    better.
+    """
+
+    def __init__(self, costs: CostTable, demand: Demand, tell: Callable[[str], None]) -> None:
+        self._costs = costs
+        self._demand = demand
+        self._tell = tell
+
+    def plan(self, arrivals: Arrivals, devices: int | None = None) -> Plan | None:
+        """A plan with these devices, or with the fewest that hold; None if no number of them does."""
+        devices = devices or self._fewest(arrivals)
+        if devices is None:
+            return None
+        workers = self._workers(arrivals, devices)
+        outcome = self._outcome(arrivals, self._demand.rate, devices, workers)
+
+        def holds(rate: float) -> bool:
+            return self._outcome(arrivals, rate, devices, workers).holds(self._demand.slo_ms)
+
+        breaks_at = highest_rate(holds, min(self._costs.capacity * devices, 1.2 * self._demand.rate))
+        return Plan(arrivals, devices, workers, outcome, outcome.holds(self._demand.slo_ms), breaks_at)
+
+    def _fewest(self, arrivals: Arrivals) -> int | None:
+        least = math.ceil(self._demand.rate / self._costs.capacity)
+        too_few, enough = least - 1, least
+        while not self._enough(arrivals, enough):
+            if enough > _HOPELESS * least:
+                return None
+            too_few, enough = enough, math.ceil(enough * _GROWTH)
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            if self._enough(arrivals, middle):
+                enough = middle
+            else:
+                too_few = middle
+        return enough
+
+    def _enough(self, arrivals: Arrivals, devices: int) -> bool:
+        outcome = self._outcome(arrivals, self._demand.rate, devices, self._workers(arrivals, devices))
+        return outcome.holds(self._demand.slo_ms)
+
+    def _workers(self, arrivals: Arrivals, devices: int) -> int:
+        work = arrivals.peak * self._demand.rate / devices * self._costs.worker_cpu_seconds_per_picture
+        return self._demand.workers or max(1, math.ceil(work / self._demand.worker_busy))
+
+    def _outcome(self, arrivals: Arrivals, rate: float, devices: int, workers: int) -> Outcome:
+        demand = self._demand
+        self._tell(f"{arrivals.name} arrivals, {rate:.4g} a second on {devices}")
+        times = arrivals.times(rate / devices, demand.seconds, demand.seed)
+        replica = Replica(self._costs, workers, demand.queue_limit, demand.timeout_s)
+        return simulate(replica, times.tolist(), demand.seed)
