@@ -69,7 +69,7 @@ def test_a_service_is_started_loaded_and_stopped(bench: Bench, monkeypatch: pyte
         assert step["errors"] == {}
         assert step["answered"] > 0
         assert step["server"]["mean_batch"] >= 1
-        assert set(step["server"]["stages"]) == {"receive", "decode", "queue", "device", "other"}
+        assert set(step["server"]["stages"]) == {"receive", "decode", "queue", "device", "respond", "other"}
         assert {"supervisor", "engine", "worker"} <= set(step["server"]["cores"])
     assert Path("figures.png").read_bytes().startswith(b"\x89PNG")
 
