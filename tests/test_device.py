@@ -148,3 +148,11 @@ def test_the_gpu_gives_what_the_processor_gives() -> None:
     on_gpu, on_cpu, four = small_device("cuda"), small_device("cpu"), pictures(4)
     on_gpu.warm_up()
     np.testing.assert_allclose(on_gpu.run(four, 4).logits, on_cpu.run(four, 4).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_it_tells_what_memory_it_has_taken_and_what_there_is(name: str) -> None:
+    device = small_device(name)
+    device.warm_up()
+    used, total = device.memory()
+    assert 1_000_000 < used < total

@@ -176,3 +176,8 @@ def test_settings_that_make_no_sense_are_one_line_and_no_traceback() -> None:
     assert "✗  Settings" in done.stdout
     assert "VOLO_PORT" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.gpu
+def test_on_a_card_all_is_well() -> None:
+    assert states(runtime.judge("cuda", runtime.look())) == [State.WELL, State.WELL]
