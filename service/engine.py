@@ -27,8 +27,10 @@ PROBE_S = 15.0
 """How long the device may do nothing before a known picture shows that it still can."""
 PROBE_SHARE = 0.01
 """At most so much of the device's time goes into probes."""
+AILING_S = 2.5
+"""A run that takes so long, and five times what it should, is a bad sign."""
 STUCK_S = 5.0
-"""A run that takes so long, and ten times what it should, does not come back."""
+"""One that takes so long, and ten times what it should, does not come back."""
 HANDSHAKE_S = 5.0
 
 
@@ -43,15 +45,20 @@ class Runner(Protocol):
 
 
 class Engine:
-    """Serves workers from one device until that fails in a way that a new process may mend; then ``serve`` raises."""
+    """Serves workers from one device until that fails in a way that a new process may mend; then ``serve`` raises.
 
-    def __init__(self, device: Runner, card: ModelCard, queue: Queue) -> None:
+    ``beat`` is called every second, as long as the engine's loop turns.
+    """
+
+    def __init__(self, device: Runner, card: ModelCard, queue: Queue, beat: Callable[[], None] = lambda: None) -> None:
         self._device = device
         self._card = card
         self._queue = queue
+        self._beat = beat
         self._workers: set[Worker] = set()
         self._threads = ThreadPoolExecutor(queue.lanes + queue.ahead, thread_name_prefix="lane")
         self._started: dict[Batch, float] = {}
+        self._probe_started_s: float | None = None
         self._last_success_s = time.monotonic()
         self._last_end_s = 0.0
         self._pump_due = False
@@ -227,12 +234,19 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _keep_pulse(self) -> None:
-        """Tell the workers every second how the engine is; when the device has long done nothing, see that it can."""
+        """Tell the workers every second how the engine is; when the device has long done nothing, see that it can.
+
+        Raises:
+            DeviceFault: a run does not come back. Nor does the thread that waits for it: only the process's end helps.
+        """
         probe: asyncio.Task[None] | None = None
         while True:
             self._metrics.memory(*self._device.memory())
             await asyncio.sleep(PULSE_S)
+            self._beat()
             self._tell_pulse()
+            if self._running_s() > self._too_long_s(STUCK_S, 10):
+                raise DeviceFault(f"A run has not come back for {self._running_s():.1f} s.")
             idle = not self._started and (probe is None or probe.done())
             if idle and self._since_success_s() > self._probe_every_s():
                 probe = self._tasks.create_task(self._probe())
@@ -244,16 +258,15 @@ class Engine:
 
     async def _probe(self) -> None:
         """See that the device still can, and what it costs now: after a slow spell nothing else might tell."""
-        started_s = time.monotonic()
+        started_s = self._probe_started_s = time.monotonic()
         await self._in_thread(self._device.probe)
+        self._probe_started_s = None
         self._last_success_s = time.monotonic()
         self._queue.costs.learn(1, time.monotonic() - started_s)
 
     def _pulse(self) -> Pulse:
-        now = time.monotonic()
-        running_s = max((now - started_s for started_s in self._started.values()), default=0.0)
-        stuck_s = max(STUCK_S, 10 * self._queue.costs.seconds(self._queue.costs.largest))
-        well = running_s < stuck_s and self._since_success_s() < 3 * self._probe_every_s()
+        now, running_s = time.monotonic(), self._running_s()
+        well = running_s < self._too_long_s(AILING_S, 5) and self._since_success_s() < 3 * self._probe_every_s()
         return Pulse(
             state=State.RETIRING if self._retiring else State.WELL if well else State.AILING,
             depth=self._queue.depth,
@@ -261,6 +274,15 @@ class Engine:
             running_s=running_s,
             since_success_s=self._since_success_s(),
         )
+
+    def _running_s(self) -> float:
+        """Age of the oldest run, or probe, that is under way."""
+        started_s = [*self._started.values(), *([self._probe_started_s] if self._probe_started_s is not None else [])]
+        return time.monotonic() - min(started_s) if started_s else 0.0
+
+    def _too_long_s(self, least_s: float, times: int) -> float:
+        """So long, and so many times as long as the largest run should take."""
+        return max(least_s, times * self._queue.costs.seconds(self._queue.costs.largest))
 
     def _since_success_s(self) -> float:
         return time.monotonic() - self._last_success_s

@@ -16,6 +16,8 @@ from service.process import Child, Refused
 from service.settings import Settings
 
 STOP_SLACK_S = 5.0
+SILENCE_S = 10.0
+"""An engine that has given no sign of life for so long hangs; it gives one every second."""
 
 
 class _Process:
@@ -26,7 +28,7 @@ class _Process:
         self.listener.bind(str(path))
         self.listener.listen(128)
         listener = self.listener.fileno()
-        self.child = Child("engine", {**orders, "listener": listener}, inherit=[listener])
+        self.child = Child("engine", {**orders, "listener": listener}, inherit=[listener], silence_s=SILENCE_S)
 
 
 class EngineHost:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -18,7 +19,7 @@ from service.costs import Costs
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load_classifier
 from service.engine import Engine
 from service.logs import logger
-from service.process import REFUSED, report_ready, report_refusal
+from service.process import REFUSED, report_alive, report_ready, report_refusal
 from service.settings import Settings, cores
 from service.wire import ModelCard
 
@@ -41,10 +42,10 @@ def main(orders: dict[str, Any]) -> None:
     listener = socket.socket(fileno=orders["listener"])
     report_ready()
     try:
-        run(Engine(device, card, queue), listener, settings.timeout_s)
+        run(Engine(device, card, queue, report_alive), listener, settings.timeout_s)
     except ExceptionGroup:
         logger.critical("cannot go on", exc_info=True)
-        raise SystemExit(1) from None
+        os._exit(1)  # an ordinary end would wait for a thread whose run does not come back
 
 
 def prepare(settings: Settings, name: str) -> tuple[Device, ModelCard, Queue]:

@@ -1,7 +1,8 @@
 """Our processes, seen from both sides: a child that is kept running, and the child's tie to its parent.
 
 A child's standard input is its lifeline. The first line says what to do; the end of it says that the parent is gone,
-however that came to pass, and the child goes too. On its standard output it says that it is ready, or why it refuses.
+however that came to pass, and the child goes too. On its standard output it says that it is ready, and that it still
+is alive, or why it refuses.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
 
 READY = b"ready"
+ALIVE = b"alive"
 REFUSAL = b"refused: "
 
 
@@ -45,12 +47,16 @@ class Child:
         role: what it is, such as ``engine``.
         orders: what it is told; anything that JSON can say.
         inherit: file descriptors it inherits under the same numbers.
+        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended.
     """
 
-    def __init__(self, role: str, orders: dict[str, Any], inherit: Sequence[int] = ()) -> None:
+    def __init__(
+        self, role: str, orders: dict[str, Any], inherit: Sequence[int] = (), silence_s: float | None = None
+    ) -> None:
         self._role = role
         self._orders = orders
         self._inherit = tuple(inherit)
+        self._silence_s = silence_s
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._reported = asyncio.Event()
@@ -132,13 +138,22 @@ class Child:
     async def _listen(self, process: asyncio.subprocess.Process) -> str:
         """Take in its reports until it ends: why it refused, if it did."""
         assert process.stdout is not None
-        refusal = ""
-        async for line in process.stdout:
+        refusal, silence_s = "", None
+        while True:
+            try:
+                line = await asyncio.wait_for(process.stdout.readline(), silence_s)
+            except TimeoutError:
+                logger.error("process hangs, ending it", role=self._role, pid=process.pid, silent_s=silence_s)
+                _signal(process, signal.SIGKILL)
+                silence_s = None
+                continue
+            if not line:
+                return refusal
             if line.startswith(READY):
                 self._reported.set()
+                silence_s = self._silence_s
             elif line.startswith(REFUSAL):
                 refusal = line.removeprefix(REFUSAL).decode().strip()
-        return refusal
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -181,6 +196,11 @@ def receive_orders() -> dict[str, Any]:
 def report_ready() -> None:
     """In a child: tell the parent that it works."""
     _report(READY)
+
+
+def report_alive() -> None:
+    """In a child: tell the parent that it does not hang."""
+    _report(ALIVE)
 
 
 def report_refusal(reason: str) -> None:

@@ -63,6 +63,7 @@ class FakeDevice:
 
     def probe(self) -> None:
         self.probes += 1
+        assert self.gate.wait(60)
         self._fail_if_told(set(), 1)
 
     def memory(self) -> tuple[int, int]:

@@ -188,6 +188,31 @@ async def test_a_probe_that_fails_ends_the_engine(path: Path, monkeypatch: pytes
         await ended_by_fault(engine_task)
 
 
+@pytest.mark.parametrize("idle", [False, True], ids=["a run", "a probe"])
+async def test_one_that_does_not_come_back_ends_the_engine(
+    path: Path, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    monkeypatch.setattr("service.engine.PULSE_S", 0.001)
+    monkeypatch.setattr("service.engine.STUCK_S", 0.05)
+    if idle:
+        monkeypatch.setattr("service.engine.PROBE_S", 0.0)
+    device = FakeDevice()
+    device.gate.clear()
+    async with serving(device, path) as engine_task, linked(path, when_well=False) as link:
+        asked = None
+        if not idle:
+            await until(lambda: link.card)
+            asked = asyncio.create_task(ask(link, 1))
+        with pytest.raises(ExceptionGroup) as ended:
+            await asyncio.wait_for(engine_task, 20)
+        assert ended.group_contains(DeviceFault, match="has not come back")
+        device.gate.set()
+        if asked:
+            assert not asked.done()  # the next engine will see to it
+            asked.cancel()
+            await asyncio.wait([asked])
+
+
 @asynccontextmanager
 async def serving(device: FakeDevice, path: Path) -> AsyncIterator[asyncio.Task[None]]:
     """An engine that is expected to end by itself."""

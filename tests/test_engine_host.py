@@ -36,7 +36,7 @@ class FakeChild:
 def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
     made: list[FakeChild] = []
 
-    def make(role: str, orders: object, inherit: object) -> FakeChild:
+    def make(role: str, orders: object, inherit: object, silence_s: float) -> FakeChild:
         made.append(FakeChild(role, orders, inherit))
         return made[-1]
 

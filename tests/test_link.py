@@ -414,7 +414,7 @@ async def test_silence_and_a_stuck_run_are_ailments(
     async with running_engine(device, path) as engine, linked(path) as link:
         asked = asyncio.create_task(ask(link, 1))
         await device.under_way()
-        monkeypatch.setattr("service.engine.STUCK_S", 0.0)  # nobody wants to wait for as long as that
+        monkeypatch.setattr("service.engine.AILING_S", 0.0)  # nobody wants to wait for as long as that
         await until(lambda: engine._pulse().state is State.AILING)
         await until(lambda: "the device is not well" in "".join(link.ailments()))
         monkeypatch.setattr("service.link.SILENCE_S", -1.0)
