@@ -187,6 +187,16 @@ def test_a_task_that_comes_later_slows_those_that_are_there() -> None:
     assert ends == pytest.approx([1.5, 2.0])
 
 
+def test_a_server_with_two_hands_does_two_things_at_once() -> None:
+    cores, ends = Cores(math.inf), []
+    server = Server(cores, 1.0, at_once=2)
+    for _ in range(3):
+        server.serve(lambda: ends.append(cores.now))
+    cores.pass_to(math.inf)
+    assert ends == [1.0, 1.0, 2.0]
+    assert server.busy_s == 3.0
+
+
 def test_a_server_does_one_thing_after_the_other() -> None:
     cores, ends = Cores(math.inf), []
     server = Server(cores, 1.0)

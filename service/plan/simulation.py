@@ -20,12 +20,18 @@ from service.plan.cores import Cores, Server
 
 @dataclass(frozen=True)
 class Replica:
-    """One device, the HTTP workers that feed it, and its settings."""
+    """One device, the HTTP workers that feed it with so many decoding threads each, and its settings."""
 
     costs: CostTable
     workers: int
     queue_limit: int
     timeout_s: float
+    decode_threads: int = 1
+
+    @property
+    def decoders(self) -> int:
+        """How many pictures all workers together decode at once."""
+        return self.workers * self.decode_threads
 
     @property
     def cores(self) -> float:
@@ -42,7 +48,7 @@ class Outcome:
         expired: of the refused, those that had been let in before.
         runs: how many runs there were of each number of pictures.
         device_busy: share of the time that a lane was busy.
-        workers_busy: share of the time that a worker was busy.
+        workers_busy: share of the time that a worker's thread was busy.
         seconds: from 0 until all was done.
     """
 
@@ -90,7 +96,10 @@ class _Simulation:
         self._replica = replica
         self._chance = chance
         self._cores = Cores(replica.cores)
-        self._workers = [Server(self._cores, costs.worker_cpu_seconds_per_picture) for _ in range(replica.workers)]
+        self._workers = [
+            Server(self._cores, costs.worker_cpu_seconds_per_picture, replica.decode_threads)
+            for _ in range(replica.workers)
+        ]
         self._loop = Server(self._cores, costs.engine_cpu_seconds_per_picture)
         self._queue = Queue(replica.queue_limit, costs.costs(), costs.lanes, costs.ahead)
         self._usual_s = costs.costs()  # of a run; what the queue has learned by then is only what it expects
@@ -114,7 +123,7 @@ class _Simulation:
             expired=self._expired,
             runs=self._runs,
             device_busy=self._busy_s / self._queue.lanes / seconds,
-            workers_busy=sum(worker.busy_s for worker in workers) / len(workers) / seconds,
+            workers_busy=sum(worker.busy_s for worker in workers) / self._replica.decoders / seconds,
             seconds=seconds,
         )
 
