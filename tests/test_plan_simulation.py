@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.bench.tables import CostTable
 from service.plan.arrivals import Arrivals, Bursty, Poisson
 from service.plan.cores import Cores, Server
-from service.plan.simulation import Outcome, Replica, simulate
+from service.plan.simulation import Outcome, Replica, holds, simulate
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -157,6 +157,13 @@ def test_nothing_holds_that_is_slower_than_asked() -> None:
     outcome = simulate(replica(table()), [0.0, 1.0])
     assert outcome.holds(slo_ms=10.1)
     assert not outcome.holds(slo_ms=10.0)
+
+
+@given(st.floats(50, 400), st.floats(11, 60), st.integers(0, 20))
+@reproducible
+def test_whether_it_holds_does_not_depend_on_giving_up_early(rate: float, slo_ms: float, seed: int) -> None:
+    where, times = replica(table(), queue_limit=64), Poisson().times(rate, 3.0, seed).tolist()
+    assert holds(where, times, slo_ms, seed) == simulate(where, times, seed).holds(slo_ms)
 
 
 def test_no_requests_give_no_figures() -> None:
