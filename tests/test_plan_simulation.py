@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.bench.tables import CostTable
 from service.plan.arrivals import Arrivals, Bursty, Poisson
 from service.plan.cores import Cores, Server
-from service.plan.simulation import Outcome, Replica, simulate
+from service.plan.simulation import Outcome, Replica, holds, simulate
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -159,6 +159,13 @@ def test_nothing_holds_that_is_slower_than_asked() -> None:
     assert not outcome.holds(slo_ms=10.0)
 
 
+@given(st.floats(50, 400), st.floats(11, 60), st.integers(0, 20))
+@reproducible
+def test_whether_it_holds_does_not_depend_on_giving_up_early(rate: float, slo_ms: float, seed: int) -> None:
+    where, times = replica(table(), queue_limit=64), Poisson().times(rate, 3.0, seed).tolist()
+    assert holds(where, times, slo_ms, seed) == simulate(where, times, seed).holds(slo_ms)
+
+
 def test_no_requests_give_no_figures() -> None:
     outcome = simulate(replica(table()), [])
     assert math.isnan(outcome.percentile_ms(99))
@@ -185,6 +192,16 @@ def test_a_task_that_comes_later_slows_those_that_are_there() -> None:
     cores.start(1.0, lambda: ends.append(cores.now))
     cores.pass_to(math.inf)
     assert ends == pytest.approx([1.5, 2.0])
+
+
+def test_a_server_with_two_hands_does_two_things_at_once() -> None:
+    cores, ends = Cores(math.inf), []
+    server = Server(cores, 1.0, at_once=2)
+    for _ in range(3):
+        server.serve(lambda: ends.append(cores.now))
+    cores.pass_to(math.inf)
+    assert ends == [1.0, 1.0, 2.0]
+    assert server.busy_s == 3.0
 
 
 def test_a_server_does_one_thing_after_the_other() -> None:

@@ -21,7 +21,7 @@ from service.bench.samples import percentile
 from service.bench.stand import Stand, built
 from service.bench.tables import CostTable
 from service.plan.simulation import Replica, simulate
-from service.settings import Settings
+from service.settings import Settings, cores
 
 _WARM_UP_S = 2.0
 
@@ -61,7 +61,8 @@ def compare(
         "timeout-s": settings.timeout_s,
     }
     with child.serving([part for name, value in options.items() for part in (f"--{name}", str(value))]) as own:
-        replica = Replica(costs, settings.http_workers, settings.queue_limit, settings.timeout_s)
+        around = (settings.http_workers, settings.queue_limit, settings.timeout_s, settings.decode_threads)
+        replica = Replica(costs, *around)
         return _compare(replica, own.url, own.pid, loads, seconds, pictures.read(folder), tell)
 
 
@@ -82,7 +83,7 @@ def compare_paced(
         raise ValueError(f"{costs.model} is not in the catalogue, which says how it sees pictures")
     card = replace(overhead.nothing_card(view.image_size, len(view.labels)), crop_pct=view.crop_pct)
     with overhead.serving(card, costs) as url:
-        replica = Replica(costs, 1, overhead.QUEUE_LIMIT, Settings().timeout_s)
+        replica = Replica(costs, 1, overhead.QUEUE_LIMIT, Settings().timeout_s, decode_threads=cores())
         return _compare(replica, url, os.getpid(), loads, seconds, pictures.read(folder), tell)
 
 

@@ -48,30 +48,29 @@ class Cores:
 
 
 class Server:
-    """Does one thing after the other, in the order in which they came: a worker, or the engine's event loop."""
+    """Does so many things at once, in the order in which they came: a worker, or the engine's event loop."""
 
-    def __init__(self, cores: Cores, seconds: float) -> None:
+    def __init__(self, cores: Cores, seconds: float, at_once: int = 1) -> None:
         self._cores = cores
         self._seconds = seconds
+        self._idle = at_once
         self._waiting: deque[Then] = deque()
-        self._busy = False
         self.busy_s = 0.0
 
     def serve(self, then: Then) -> None:
         """Do it when its turn comes, and then go on with what is next."""
-        if self._busy:
-            self._waiting.append(then)
-        else:
+        if self._idle:
             self._begin(then)
+        else:
+            self._waiting.append(then)
 
     def _begin(self, then: Then) -> None:
-        self._busy = True
-        began_s = self._cores.now
-        self._cores.start(self._seconds, partial(self._end, then, began_s))
+        self._idle -= 1
+        self._cores.start(self._seconds, partial(self._end, then, self._cores.now))
 
     def _end(self, then: Then, began_s: float) -> None:
         self.busy_s += self._cores.now - began_s
-        self._busy = False
+        self._idle += 1
         if self._waiting:
             self._begin(self._waiting.popleft())
         then()

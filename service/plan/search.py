@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from service.bench.search import highest_rate
 from service.bench.tables import CostTable
 from service.plan.arrivals import Arrivals
-from service.plan.simulation import Outcome, Replica, simulate
+from service.plan.simulation import Outcome, Replica, holds, simulate
 
 _GROWTH = 1.5
 _HOPELESS = 16
@@ -68,14 +68,14 @@ class Planner:
         devices = devices or self._fewest(arrivals)
         if devices is None:
             return None
-        workers = self._workers(arrivals, devices)
-        outcome = self._outcome(arrivals, self._demand.rate, devices, workers)
+        demand, workers = self._demand, self._workers(arrivals, devices)
+        outcome = simulate(self._replica(workers), self._times(arrivals, demand.rate, devices), demand.seed)
 
-        def holds(rate: float) -> bool:
-            return self._outcome(arrivals, rate, devices, workers).holds(self._demand.slo_ms)
+        def enough(rate: float) -> bool:
+            return holds(self._replica(workers), self._times(arrivals, rate, devices), demand.slo_ms, demand.seed)
 
-        breaks_at = highest_rate(holds, min(self._costs.capacity * devices, 1.2 * self._demand.rate))
-        return Plan(arrivals, devices, workers, outcome, outcome.holds(self._demand.slo_ms), breaks_at)
+        breaks_at = highest_rate(enough, min(self._costs.capacity * devices, 1.2 * demand.rate))
+        return Plan(arrivals, devices, workers, outcome, outcome.holds(demand.slo_ms), breaks_at)
 
     def _fewest(self, arrivals: Arrivals) -> int | None:
         least = math.ceil(self._demand.rate / self._costs.capacity)
@@ -93,16 +93,19 @@ class Planner:
         return enough
 
     def _enough(self, arrivals: Arrivals, devices: int) -> bool:
-        outcome = self._outcome(arrivals, self._demand.rate, devices, self._workers(arrivals, devices))
-        return outcome.holds(self._demand.slo_ms)
+        replica = self._replica(self._workers(arrivals, devices))
+        times = self._times(arrivals, self._demand.rate, devices)
+        return holds(replica, times, self._demand.slo_ms, self._demand.seed)
 
     def _workers(self, arrivals: Arrivals, devices: int) -> int:
         work = arrivals.peak * self._demand.rate / devices * self._costs.worker_cpu_seconds_per_picture
         return self._demand.workers or max(1, math.ceil(work / self._demand.worker_busy))
 
-    def _outcome(self, arrivals: Arrivals, rate: float, devices: int, workers: int) -> Outcome:
-        demand = self._demand
+    def _replica(self, workers: int) -> Replica:
+        return Replica(self._costs, workers, self._demand.queue_limit, self._demand.timeout_s)
+
+    def _times(self, arrivals: Arrivals, rate: float, devices: int) -> list[float]:
+        """When requests come to one of the devices."""
         self._tell(f"{arrivals.name} arrivals, {rate:.4g} a second on {devices}")
-        times = arrivals.times(rate / devices, demand.seconds, demand.seed)
-        replica = Replica(self._costs, workers, demand.queue_limit, demand.timeout_s)
-        return simulate(replica, times.tolist(), demand.seed)
+        times: list[float] = arrivals.times(rate / devices, self._demand.seconds, self._demand.seed).tolist()
+        return times

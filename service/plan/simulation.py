@@ -20,12 +20,18 @@ from service.plan.cores import Cores, Server
 
 @dataclass(frozen=True)
 class Replica:
-    """One device, the HTTP workers that feed it, and its settings."""
+    """One device, the HTTP workers that feed it with so many decoding threads each, and its settings."""
 
     costs: CostTable
     workers: int
     queue_limit: int
     timeout_s: float
+    decode_threads: int = 1
+
+    @property
+    def decoders(self) -> int:
+        """How many pictures all workers together decode at once."""
+        return self.workers * self.decode_threads
 
     @property
     def cores(self) -> float:
@@ -42,7 +48,7 @@ class Outcome:
         expired: of the refused, those that had been let in before.
         runs: how many runs there were of each number of pictures.
         device_busy: share of the time that a lane was busy.
-        workers_busy: share of the time that a worker was busy.
+        workers_busy: share of the time that a worker's thread was busy.
         seconds: from 0 until all was done.
     """
 
@@ -82,15 +88,29 @@ def simulate(replica: Replica, arrivals_s: Sequence[float], seed: int = 0) -> Ou
     return _Simulation(replica, random.Random(seed)).play(arrivals_s)
 
 
-class _Simulation:
-    """Requests go to a worker, then through the engine's event loop into its queue, and in a batch to the device."""
+def holds(replica: Replica, arrivals_s: Sequence[float], slo_ms: float, seed: int = 0) -> bool:
+    """Whether the outcome of the same holds; it is not played to its end if that is clear before."""
+    outcome = _Simulation(replica, random.Random(seed), slo_ms / 1e3).play(arrivals_s)
+    return outcome.holds(slo_ms)
 
-    def __init__(self, replica: Replica, chance: random.Random) -> None:
+
+class _Simulation:
+    """Requests go to a worker, then through the engine's event loop into its queue, and in a batch to the device.
+
+    It ends early, with requests that have got no answer, once more than one in a hundred was not faster than ``slo_s``.
+    """
+
+    def __init__(self, replica: Replica, chance: random.Random, slo_s: float = math.inf) -> None:
         costs = replica.costs
+        self._slo_s = slo_s
+        self._late = 0
         self._replica = replica
         self._chance = chance
         self._cores = Cores(replica.cores)
-        self._workers = [Server(self._cores, costs.worker_cpu_seconds_per_picture) for _ in range(replica.workers)]
+        self._workers = [
+            Server(self._cores, costs.worker_cpu_seconds_per_picture, replica.decode_threads)
+            for _ in range(replica.workers)
+        ]
         self._loop = Server(self._cores, costs.engine_cpu_seconds_per_picture)
         self._queue = Queue(replica.queue_limit, costs.costs(), costs.lanes, costs.ahead)
         self._usual_s = costs.costs()  # of a run; what the queue has learned by then is only what it expects
@@ -105,6 +125,8 @@ class _Simulation:
         self._arrivals_s = arrivals_s
         self._latencies_s = np.full(len(arrivals_s), np.nan)
         for number, arrival_s in enumerate(arrivals_s):
+            if self._late > len(arrivals_s) // 100:
+                break
             cores.pass_to(arrival_s)
             pick(workers).serve(partial(self._loop.serve, partial(self._submit, number)))
         cores.pass_to(math.inf)
@@ -114,7 +136,7 @@ class _Simulation:
             expired=self._expired,
             runs=self._runs,
             device_busy=self._busy_s / self._queue.lanes / seconds,
-            workers_busy=sum(worker.busy_s for worker in workers) / len(workers) / seconds,
+            workers_busy=sum(worker.busy_s for worker in workers) / self._replica.decoders / seconds,
             seconds=seconds,
         )
 
@@ -151,7 +173,8 @@ class _Simulation:
         self._busy_s += now - started_s
         self._runs[len(batch.jobs)] += 1
         for job in batch.jobs:
-            self._latencies_s[job.key] = now - self._arrivals_s[job.key]
+            self._latencies_s[job.key] = latency_s = now - self._arrivals_s[job.key]
+            self._late += latency_s >= self._slo_s
         self._queue.finished(batch, now - started_s)
         self._fill_lanes(idle=False)
         self._pump()
