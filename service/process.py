@@ -126,7 +126,7 @@ class Child:
         status = await process.wait()
         self._process = None
         self._will_not_be_ready(refusal or f"it ended with status {status}")
-        multiprocess.forget(process.pid)
+        _forget(process.pid)
         return status
 
     def _will_not_be_ready(self, why: str) -> None:
@@ -172,6 +172,13 @@ class Child:
         assert process.stdin is not None
         process.stdin.write(json.dumps(self._orders).encode() + b"\n")
         return process
+
+
+def _forget(pid: int) -> None:
+    try:
+        multiprocess.forget(pid)
+    except Exception:  # its file is torn, or the disk is full: no reason to leave its place empty
+        logger.exception("what a process counted is lost", pid=pid)
 
 
 def _signal(process: asyncio.subprocess.Process, signal_: signal.Signals) -> None:

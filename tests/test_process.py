@@ -47,6 +47,21 @@ async def test_a_child_that_has_worked_is_given_up_when_it_refuses_again_and_aga
     assert log.read_text() == "." * (1 + REFUSALS)
 
 
+async def test_a_child_is_started_again_even_if_what_it_counted_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def torn(pid: int) -> None:
+        raise RuntimeError("Read beyond file size detected, file is corrupted.")
+
+    monkeypatch.setattr("service.multiprocess.forget", torn)
+    restarted = asyncio.Event()
+    child = Child("of no known role", {})
+    running = asyncio.create_task(child.run(on_restart=restarted.set))
+    await restarted.wait()
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
 async def test_a_child_does_not_import_what_happens_to_lie_around(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
