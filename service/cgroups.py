@@ -4,6 +4,7 @@ https://docs.kernel.org/admin-guide/cgroup-v2.html and, of the first version, cg
 scheduler/sched-bwc.html there.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def memory(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int | None:
         *_found(root, membership, "memory", "memory.limit_in_bytes"),
     ]
     return min((int(limit) for limit in limits if limit.isdecimal() and int(limit) < _UNLIMITED), default=None)
+
+
+def total_memory() -> int:
+    """How many bytes of memory there are for us, of all that the machine has."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory()
+    return physical if limit is None else min(limit, physical)
 
 
 def _quota(text: str) -> float | None:

@@ -16,6 +16,7 @@ from PIL import Image
 from models import load_model
 from models.classifier import Classifier
 from models.prediction import softmax
+from service import cgroups
 from service.outputs import EVIDENCE_LABELS, Evidence, Outputs, Wants
 from service.pipeline import DEPTH, Pipeline
 from service.settings import Settings
@@ -165,8 +166,8 @@ class Device:
         device = self._classifier.device
         if device.type == "cuda":
             return torch.cuda.memory_reserved(device), torch.cuda.mem_get_info(device)[1]
-        page = os.sysconf("SC_PAGE_SIZE")
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page, os.sysconf("SC_PHYS_PAGES") * page
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE"), cgroups.total_memory()
 
     def _outputs(self, pixels: torch.Tensor, wants: Wants) -> Outputs:
         seen = self._classifier.see(pixels)

@@ -65,6 +65,14 @@ def test_where_there_are_no_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cgroups.memory(tmp_path, tmp_path / "missing") is None
 
 
+def test_a_limit_above_what_the_machine_has_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "memory", lambda: None)
+    physical = cgroups.total_memory()
+    for limit, expected in ((1 << 20, 1 << 20), (2 * physical, physical)):
+        monkeypatch.setattr(cgroups, "memory", lambda limit=limit: limit)
+        assert cgroups.total_memory() == expected
+
+
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (0.2, 1), (1.5, 2), (100.0, 8)])
 def test_a_quota_bounds_the_processors_that_are_counted_on(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int

@@ -30,10 +30,8 @@ class Machine:
 
 def look() -> Machine:
     """What there is."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = cgroups.memory()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Machine(cores(), physical if limit is None else min(limit, physical), files)
+    return Machine(cores(), cgroups.total_memory(), files)
 
 
 def machine(settings: Settings, image_sizes: list[int]) -> Iterator[Finding]:
