@@ -3,7 +3,11 @@
 set -eu
 
 if [ "$*" = ready ]; then
-  exec python -c "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"VOLO_PORT\", 8000)}/health/ready', timeout=4)"
+  exec python -c '
+import os, urllib.request as request
+port = os.environ.get("VOLO_PORT") or 8000
+request.build_opener(request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=4)
+'
 fi
 # Triton's launcher was compiled with the image; the kernels that it compiles itself lie beside it and outlast us.
 if [ -d /opt/triton ]; then

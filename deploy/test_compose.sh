@@ -18,6 +18,7 @@ URL=http://$VOLO_PUBLISH
 PROMETHEUS=http://127.0.0.1:$PROMETHEUS_PUBLISH
 PICTURE=models/data/samples/coffee.jpg
 SCRATCH=$(mktemp -d)
+[ ! -e .env ] || { echo "there is a .env, whose settings would be tested: move it away" >&2; exit 1; }
 
 compose() { $COMPOSE --project-name volo-test --profile cpu "$@"; }
 container() {

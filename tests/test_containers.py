@@ -42,7 +42,7 @@ def test_nothing_but_the_service_has_a_public_port(name: str) -> None:
 def test_the_service_may_write_nowhere_but_its_volume_and_tmp_and_has_no_privileges(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
-    assert (service["tmpfs"], service["volumes"]) == (["/tmp"], ["weights:/cache"])
+    assert (service["tmpfs"], service["volumes"]) == (["/tmp:size=2g"], ["weights:/cache"])
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
 
