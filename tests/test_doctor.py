@@ -126,11 +126,15 @@ def test_weights_are_read_to_their_end(tmp_path: Path) -> None:
     assert weights.look("volo_d9", "volo_d9", None).state is State.FAILED
 
 
-@pytest.mark.parametrize(("offline", "state"), [(False, State.WARNING), (True, State.FAILED)])
+@pytest.mark.parametrize(
+    ("offline", "reachable", "state"),
+    [(False, True, State.WARNING), (False, False, State.FAILED), (True, True, State.FAILED)],
+)
 def test_weights_that_are_not_here_are_no_fault_unless_they_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, state: State
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, reachable: bool, state: State
 ) -> None:
     monkeypatch.setattr(weights, "cached", lambda remote: [])
+    monkeypatch.setattr(weights, "_reachable", lambda url: reachable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "not/made/yet"))
     assert weights.look("volo_d1_224", "volo_d1_224", None).state is state

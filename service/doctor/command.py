@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """Tell why the service does not start, or not do well: versions and driver, devices,
 limits of the machine or container, weights, port, and one picture the whole way.
-It reads the settings that `volo serve` would. Exit status: 0 if it will serve, 1 if
-something fails."""
+It reads the settings that `volo serve` would. Exit status: 0, or 1 if something fails."""
 
+NOT_SETTINGS = {"VOLO_TAG", "VOLO_PUBLISH", "VOLO_MEMORY", "VOLO_API_KEY"}
+"""What the compose file and `volo predict` are given."""
 MARKS = {"well": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 
 
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     bad = sum(finding.state == "failed" for finding in findings)
     if not arguments.json:
-        print(f"\n{bad} of {len(findings)} failed." if bad else "\nIt will serve.")
+        print(f"\n{bad} of {len(findings)} failed." if bad else "\nNothing was found that keeps it from serving.")
     return bool(bad)
 
 
@@ -84,9 +86,22 @@ def checks(settings: Settings, given: dict[str, str], *, quick: bool) -> Iterato
     yield Check("Shared memory", limits.shared_memory)
     yield Check("Temporary files", limits.disk)
     yield Check("Port", lambda: limits.port(settings))
+    yield Check("Settings", misspelt)
+    yield Check("Labels", lambda: weights.labels(settings))
     yield Check("Weights", lambda: weights.check(settings), limit_s=120)
     if not quick:
-        yield Check("Whole way", lambda: whole.check(settings, given) if weights.here(settings) else (), limit_s=300)
+        here = weights.here(settings)
+        yield Check("Whole way", lambda: whole.check(settings, given) if here else whole.left_out(), limit_s=300)
+
+
+def misspelt() -> Iterator[Finding]:
+    """Variables that look like settings, and are none."""
+    from service.doctor.findings import warning
+
+    known = {f"VOLO_{name.upper()}" for name in Settings.model_fields} | NOT_SETTINGS
+    for name in sorted(os.environ):
+        if name.startswith("VOLO_") and name not in known:
+            yield warning("Settings", f"{name} is none", "Is it misspelt? `volo serve --help` has them all.")
 
 
 class Page:

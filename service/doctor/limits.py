@@ -1,5 +1,6 @@
 """What the machine or the container lets the service have, and whether its settings fit into that."""
 
+import errno
 import os
 import resource
 import shutil
@@ -41,7 +42,7 @@ def machine(settings: Settings, image_sizes: list[int]) -> Iterator[Finding]:
 
 def judge(settings: Settings, image_sizes: list[int], machine: Machine) -> Iterator[Finding]:
     """What to make of it, for models of these sizes."""
-    found = f"{machine.cores} for {settings.http_workers} HTTP workers"
+    found = f"{machine.cores}; HTTP workers: {settings.http_workers}"
     if settings.http_workers > machine.cores:
         yield warning(
             "Processors", found, f"More workers than processors only get in each other's way: set {machine.cores}."
@@ -104,9 +105,9 @@ def port(settings: Settings) -> Iterator[Finding]:
         try:
             sock.bind((settings.host, settings.port))
         except OSError as error:
-            advice = (
-                "Set another with VOLO_HOST and VOLO_PORT; `ss -ltnp` tells who has this one. Is it a service of ours?"
-            )
+            advice = "Set another with VOLO_HOST and VOLO_PORT."
+            if error.errno == errno.EADDRINUSE:
+                advice += " `ss -ltnp` tells who has this one: perhaps a service of ours that runs already."
             yield failed("Port", f"{where}: {error.strerror}", advice)
         else:
             yield well("Port", f"{where} is free")

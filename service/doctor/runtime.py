@@ -105,7 +105,8 @@ def judge(device: str, cuda: Cuda) -> Iterator[Finding]:
     elif cuda.driver is None:
         if wanted:
             advice = "Install the driver; a container needs NVIDIA's container toolkit and --gpus all."
-            yield failed("Device", f"{device} is set, and there is no NVIDIA driver", advice)
+            without = "" if cuda.built else f", and torch {cuda.torch} is without CUDA"
+            yield failed("Device", f"{device} is set, and there is no NVIDIA driver{without}", advice)
         else:
             yield well("Device", f"the processor: there is no NVIDIA driver; torch {cuda.torch}")
     elif cuda.built is None:
