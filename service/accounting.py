@@ -125,8 +125,8 @@ def _account(record: Record, scope: Scope) -> None:
     metrics.requests_of(endpoint, record.model, record.outcome).inc()
     if record.outcome == "ok":  # a refusal takes no time: to mix it in would make a service that drowns look fast
         metrics.request_seconds_of(endpoint).observe(record.elapsed_s)
-    for name, seconds in record.stages.items():
-        metrics.stage_seconds_of(record.model, name).observe(seconds)
+        for name, _, seconds in record.timeline:  # of every picture in it
+            metrics.stage_seconds_of(record.model, name).observe(seconds)
     probed = "health" in getattr(scope.get("route"), "tags", ())
     quiet = probed and record.outcome in ("ok", "not_ready")  # they come often
     timings = {f"{name}_ms": milliseconds for name, milliseconds in record.timings_ms().items()}

@@ -12,9 +12,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from service import (
@@ -27,6 +28,7 @@ from service import (
     health,
     hugging_face,
     logs,
+    metrics,
     multiprocess,
     open_inference,
     page,
@@ -42,7 +44,7 @@ from service.inference import Models
 from service.link import Link
 from service.logs import logger
 from service.negotiation import allowed_methods, negotiate
-from service.problems import problem
+from service.problems import STATUS, problem
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ def create_app(
         routers.append(admin.create_router(models, admin_key))
     routes = [route for router in routers for route in router.routes]
     app.router.routes[:0] = routes
+    _expect_faults(routers, models)
     for route in routes:
         negotiate(route)
     app.add_exception_handler(errors.ServiceError, _on_service_error)
@@ -114,6 +117,15 @@ def create_app(
     if traces:
         traces.follow(app)
     return app
+
+
+def _expect_faults(routers: list[APIRouter], models: Models) -> None:
+    """Count the faults of ours that a picture can meet from 0 on."""
+    faults = [kind.code for kind, status in STATUS.items() if status >= HTTPStatus.INTERNAL_SERVER_ERROR]
+    for route in (route for router in routers for route in router.routes if isinstance(route, APIRoute)):
+        if (route.methods or set()) - {"GET", "HEAD"}:
+            for model in models.names:
+                metrics.expect(route.path, model, ["ok", *faults])
 
 
 def _traces() -> Traces:

@@ -1,5 +1,6 @@
 """What is counted and measured. docs/metrics.md says what each is good for."""
 
+from collections.abc import Iterable
 from functools import cache
 
 from service.multiprocess import Counter, Gauge, Histogram
@@ -20,7 +21,7 @@ request_seconds = Histogram(
 stage_seconds = Histogram(
     "volo_stage_seconds",
     "Time in one stage: receive (the body), decode (to a crop), queue (for the device), device (the model's run), "
-    "respond (from the answer's first byte to its last).",
+    "respond (from the answer's first byte to its last), of requests that ended ok.",
     ["model", "stage"],
     buckets=SECONDS,
 )
@@ -33,7 +34,7 @@ rejections = Counter(
 
 picture_bytes = Histogram("volo_picture_bytes", "Size of a picture as sent.", buckets=BYTES)
 picture_pixels = Histogram("volo_picture_pixels", "Width times height of a picture as sent.", buckets=PIXELS)
-picture_formats = Counter("volo_picture_formats_total", "Pictures that were read, by their format.", ["format"])
+picture_formats = Counter("volo_picture_formats_total", "Pictures that were answered, by their format.", ["format"])
 top1_score = Histogram("volo_top1_score", "Probability of a picture's likeliest label.", ["model"], buckets=TENTHS)
 
 pictures = Counter("volo_pictures_total", "Pictures that went through the model.", ["model"])
@@ -96,8 +97,14 @@ picture_formats_of = cache(picture_formats.labels)
 top1_score_of = cache(top1_score.labels)
 
 
+def expect(endpoint: str, model: str, outcomes: Iterable[str]) -> None:
+    """Have these there from the start, as 0: a counter that appears with its first step hides it from ``rate``."""
+    for outcome in outcomes:
+        requests.labels(endpoint, model, outcome)
+
+
 def expect_rejections(model: str) -> None:
-    """Have them there from the start, as 0: a counter that appears with its first step hides it from ``rate``."""
+    """The same for these."""
     for reason in ("queue_full", "deadline", "no_slot"):
         rejections.labels(model, reason)
 

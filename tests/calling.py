@@ -75,7 +75,7 @@ def outcomes() -> Counter[tuple[str, str]]:
     counted: Counter[tuple[str, str]] = Counter()
     for metric in metrics.requests.collect():
         for sample in metric.samples:
-            if sample.name == "volo_requests_total":
+            if sample.name == "volo_requests_total" and sample.value:
                 counted[sample.labels["endpoint"], sample.labels["outcome"]] += int(sample.value)
     return counted
 
