@@ -240,12 +240,14 @@ class Engine:
             DeviceFault: a run does not come back. Nor does the thread that waits for it: only the process's end helps.
         """
         probe: asyncio.Task[None] | None = None
+        stuck = 0
         while True:
             self._metrics.memory(*self._device.memory())
             await asyncio.sleep(PULSE_S)
             self._beat()
             self._tell_pulse()
-            if self._running_s() > self._too_long_s(STUCK_S, 10):
+            stuck = stuck + 1 if self._running_s() > self._too_long_s(STUCK_S, 10) else 0
+            if stuck > 1:  # not at the first look: perhaps the whole process has been frozen until now
                 raise DeviceFault(f"A run has not come back for {self._running_s():.1f} s.")
             idle = not self._started and (probe is None or probe.done())
             if idle and self._since_success_s() > self._probe_every_s():

@@ -50,22 +50,26 @@ def exposition(facts: Iterable[Metric] = ()) -> bytes:
 def forget(pid: int) -> None:
     """Drop the gauges of a process that ended; what it counted is added up with what others did that have ended.
 
-    Files of their own for all of them would fill the disk under a process that ends again and again.
+    Files of their own for all of them would fill the disk under a process that ends again and again. Raises whatever
+    comes of a file that is torn; what it held is lost then.
     """
     with _locked(fcntl.LOCK_EX):  # a scrape between the two steps would see what was counted twice, or not at all
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
         for kind in ("counter", "histogram"):
             counted = _folder() / f"{kind}_{pid}.db"
             if counted.exists():
-                _add(counted, _folder() / f"{kind}_{ENDED}.db")
-                counted.unlink()
+                try:
+                    _add(counted, _folder() / f"{kind}_{ENDED}.db")
+                finally:
+                    counted.unlink()  # torn, it would spoil every scrape
 
 
 def _add(counted: Path, to: Path) -> None:
     if not counted.stat().st_size:  # it ended just when it began to count
         return
+    values = list(MmapedDict.read_all_values_from_file(str(counted)))  # type: ignore[no-untyped-call]
     sums = MmapedDict(str(to))  # type: ignore[no-untyped-call]
-    for key, value, _, _ in MmapedDict.read_all_values_from_file(str(counted)):  # type: ignore[no-untyped-call]
+    for key, value, _, _ in values:
         before, _ = sums.read_value(key)  # type: ignore[no-untyped-call]
         sums.write_value(key, before + value, 0.0)  # type: ignore[no-untyped-call]
     sums.close()  # type: ignore[no-untyped-call]

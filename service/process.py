@@ -23,6 +23,8 @@ REFUSED = 78
 """Exit status of a process that cannot work as it is set up: to start it again is of no use (EX_CONFIG)."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C has cut off, as shells have it."""
+THAW_S = 3.0
+"""One that is silent gets so long more: perhaps we all have been frozen, and it has had no time to speak."""
 SPELL_S = 10.0
 """A process that ran for so long is started again at once; below, after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
@@ -141,7 +143,7 @@ class Child:
         refusal, silence_s = "", None
         while True:
             try:
-                line = await asyncio.wait_for(process.stdout.readline(), silence_s)
+                line = await _report_from(process.stdout, silence_s)
             except TimeoutError:
                 logger.error("process hangs, ending it", role=self._role, pid=process.pid, silent_s=silence_s)
                 _signal(process, signal.SIGKILL)
@@ -174,10 +176,18 @@ class Child:
         return process
 
 
+async def _report_from(output: asyncio.StreamReader, silence_s: float | None) -> bytes:
+    """A child's next line; raise TimeoutError if none comes for so long."""
+    try:
+        return await asyncio.wait_for(output.readline(), silence_s)
+    except TimeoutError:
+        return await asyncio.wait_for(output.readline(), THAW_S)
+
+
 def _forget(pid: int) -> None:
     try:
         multiprocess.forget(pid)
-    except Exception:  # its file is torn, or the disk is full: no reason to leave its place empty
+    except Exception:  # its file is torn, say: no reason to leave its place empty
         logger.exception("what a process counted is lost", pid=pid)
 
 

@@ -1,6 +1,7 @@
 """What several processes count is one sum, and nothing that ended is counted as there."""
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,13 @@ def test_the_first_process_makes_the_directory_and_removes_it(tmp_path: Path) ->
 def test_a_directory_that_somebody_else_made_stays(tmp_path: Path) -> None:
     python(COUNT, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
     assert os.listdir(tmp_path)
+
+
+def test_what_cannot_be_read_any_more_is_lost_and_spoils_no_scrape(tmp_path: Path) -> None:
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    python(COUNT, **folder)
+    torn = struct.pack("iii", 255, 0, 1000)  # so many bytes are used, and the first key would be longer
+    (tmp_path / "counter_1.db").write_bytes(torn.ljust(300, b"x"))
+    forget = "from contextlib import suppress; from service import multiprocess\nwith suppress(Exception): "
+    python(f"{forget}multiprocess.forget(1)", **folder)
+    assert 'outcome="ok"} 2.0' in python(SHOW, **folder)[1]
