@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+FEWEST = 1000
+"""Requests, on average: a simulation of fewer would tell nothing of one in a hundred."""
+
 _EXAMPLES = """examples:
   volo bench costs volo_d3_224 --out costs.json                       # on the device
   volo plan --costs costs.json --rate 20000 --slo-ms 100
@@ -106,7 +109,7 @@ def _plan(arguments: argparse.Namespace, settings: Settings, costs: CostTable) -
         worker_busy=arguments.worker_busy,
         queue_limit=settings.queue_limit,
         timeout_s=settings.timeout_s,
-        seconds=arguments.seconds,
+        seconds=max(arguments.seconds, FEWEST / arguments.rate),
         seed=arguments.seed,
     )
     with shown() as tell:
