@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve test check bench perf-analyzer
+.PHONY: install serve test chaos check bench perf-analyzer
 
 install: .venv/installed
 
@@ -15,6 +15,10 @@ serve: install
 
 test: install
 	$(BIN)/pytest
+
+# faults done to a running service, which take minutes
+chaos: install
+	$(BIN)/pytest tests/chaos
 
 check: install
 	$(BIN)/ruff check .
