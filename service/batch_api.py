@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
+from service import metrics
 from service.accounting import Record
 from service.api import REPLY, PredictQuery, PredictReply, PredictRoute, reply_fields
 from service.archives import Entry, Limits
@@ -254,6 +255,7 @@ class Batch:
         except Exception:
             logger.exception("internal error")
             told = _problem(InternalError("It has been logged under the request's id."))
+        metrics.batch_lines_of(self._record.model, told.get("code", "ok")).inc()
         return _line({"index": index, "name": entry.name, **told})
 
     async def _predict(self, entry: Entry) -> dict[str, Any]:

@@ -32,6 +32,9 @@ rejections = Counter(
     ["model", "reason"],
 )
 
+batch_lines = Counter(
+    "volo_batch_lines_total", "Pictures of /predict/batch whose line is known, by its outcome.", ["model", "outcome"]
+)
 picture_bytes = Histogram("volo_picture_bytes", "Size of a picture as sent.", buckets=BYTES)
 picture_pixels = Histogram("volo_picture_pixels", "Width times height of a picture as sent.", buckets=PIXELS)
 picture_formats = Counter("volo_picture_formats_total", "Pictures that were answered, by their format.", ["format"])
@@ -95,6 +98,7 @@ request_seconds_of = cache(request_seconds.labels)
 stage_seconds_of = cache(stage_seconds.labels)
 picture_formats_of = cache(picture_formats.labels)
 top1_score_of = cache(top1_score.labels)
+batch_lines_of = cache(batch_lines.labels)
 
 
 def expect(endpoint: str, model: str, outcomes: Iterable[str]) -> None:

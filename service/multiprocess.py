@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,13 @@ class _Facts(Collector):
 
 def exposition(facts: Iterable[Metric] = ()) -> bytes:
     """All processes' metrics in Prometheus' text format, and the ``facts`` beside them."""
+    try:
+        return _exposition(facts)
+    except struct.error:  # a process has just made its file, and not filled it yet
+        return _exposition(facts)
+
+
+def _exposition(facts: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Facts(facts))
     with _locked(fcntl.LOCK_SH):

@@ -14,6 +14,7 @@ import pytest
 from calling import application, calling, eventually, listening, outcomes, queue_depth, serving_engine
 from fakes import FakeDevice
 from packing import FORMS, Files, form, ndjson, packed_tar, packed_zip, split
+from prometheus_client import REGISTRY
 from running import CAT
 from test_api import png
 
@@ -83,10 +84,15 @@ async def test_the_order_is_kept_whatever_is_done_first(client: httpx.AsyncClien
 
 
 async def test_it_is_one_request_and_its_outcome_is_ok_whatever_single_pictures_are(client: httpx.AsyncClient) -> None:
-    before = outcomes()
+    def bad() -> float:
+        labels = {"model": "embedded", "outcome": "not_an_image"}
+        return REGISTRY.get_sample_value("volo_batch_lines_total", labels) or 0.0
+
+    before, bad_before = outcomes(), bad()
     await post(client, FORM_TYPE, form(FILES))
     await post(client, FORM_TYPE, form({"a": b"bad"}))
     assert outcomes() - before == {("/predict/batch", "ok"): 2}
+    assert bad() == bad_before + 2
 
 
 async def test_the_limits_of_a_picture_hold_for_each() -> None:

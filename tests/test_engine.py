@@ -78,9 +78,10 @@ async def test_no_timer_stands_between_an_order_and_its_run(path: Path) -> None:
 
 
 async def test_what_came_while_the_device_was_busy_runs_together_in_one_padded_run(path: Path) -> None:
-    device = FakeDevice()
+    device, padded = FakeDevice(), sample("volo_padded_places_total")
     assert await behind_one(device, path, [1, 2, 3, 4, 5]) == [1, 2, 3, 4, 5]
     assert (device.batches, device.sizes) == ([[0], [1, 2, 3, 4, 5]], [1, 8])
+    assert sample("volo_padded_places_total") == padded + 3
 
 
 async def test_lanes_run_beside_each_other_and_only_the_first_run_was_alone(path: Path) -> None:
@@ -321,6 +322,7 @@ async def test_the_device_is_busy_as_long_as_its_runs_took_and_the_gauges_tell_w
         await until(lambda: sum(len(batch.jobs) for batch in engine._started) + engine._queue.depth == 2)
         assert sample("volo_queue_limit") == 17
         assert sample("volo_pictures_in_run") + sample("volo_queue_depth") == 2
+        assert sample("volo_predicted_wait_seconds") > 0
         assert sample("volo_device_memory_used_bytes", device="cpu") == 1000
         assert sample("volo_device_memory_total_bytes", device="cpu") == 4000
         device.gate.set()

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from running import CAT, PATIENCE_S, ROOT, Service, alive, environment, serving, until
 
@@ -39,8 +40,18 @@ def test_it_says_where_it_listens_and_how_to_try_it(service: Service) -> None:
     assert (ready["model"], ready["device"]) == ("embedded", "cpu")
 
 
+def test_how_long_it_took_to_start_is_told(service: Service) -> None:
+    until(service.is_ready)
+    assert counted(service, "volo_model_load_seconds") > 0
+    assert counted(service, "volo_model_warm_up_seconds") > 0
+
+
 def test_it_names_what_is_in_a_picture(service: Service) -> None:
+    before = counted(service, "volo_picture_bytes_sum"), counted(service, "volo_picture_pixels_sum")
     answer = service.predict()
+    after = counted(service, "volo_picture_bytes_sum"), counted(service, "volo_picture_pixels_sum")
+    with Image.open(CAT) as cat:
+        assert after == (before[0] + CAT.stat().st_size, before[1] + cat.width * cat.height)
     assert answer.status_code == 200
     assert answer.json()["model"] == "embedded"
     assert len(answer.json()["predictions"]) == 5
@@ -88,6 +99,7 @@ def test_a_killed_worker_is_replaced_and_what_it_counted_stays(service: Service)
     until(lambda: len([line for line in service.said("connected to the engine") if line["process"] == "worker 1"]) == 2)
     assert service.predict().status_code == 200
     assert counted(service, "volo_requests_total", endpoint="/predict", outcome="ok") == before + 1
+    assert counted(service, "volo_worker_restarts_total") == 1
 
 
 def test_a_killed_engine_is_replaced_and_counted(service: Service) -> None:
