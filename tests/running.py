@@ -90,7 +90,7 @@ class Service:
     @property
     def children(self) -> dict[str, int]:
         """Its children's process ids by title."""
-        return {_title(pid): pid for pid in _pids() if _parent(pid) == self.process.pid}
+        return children(self.process.pid)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", timeout=PATIENCE_S)
@@ -121,6 +121,11 @@ def serving(folder: Path, *command: str, **settings: str) -> Iterator[Service]:
     finally:
         process.kill()  # and with it go its children: that is tested
         process.wait()
+
+
+def children(parent: int) -> dict[str, int]:
+    """A process's children's process ids by title."""
+    return {_title(pid): pid for pid in _pids() if _parent(pid) == parent}
 
 
 def alive(pid: int) -> bool:

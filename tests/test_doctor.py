@@ -1,6 +1,7 @@
 """The doctor finds what is wrong, says what to do about it, and neither hangs nor breaks."""
 
 import json
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from running import run
+from running import PATIENCE_S, alive, children, run, started, until
 
 from service.doctor import limits, runtime, weights, whole
 from service.doctor.findings import Check, Finding, State, well
@@ -162,6 +163,14 @@ def test_it_looks_at_everything_and_sends_a_picture_the_whole_way() -> None:
     assert done.returncode == 0, done.stdout
     assert {"Software", "Device", "Processors", "Memory", "Open files", "Shared memory"} < set(findings)
     assert "espresso" in findings["Whole way"]["found"]
+
+
+def test_what_it_has_started_ends_with_it() -> None:
+    with started("doctor", "--port", "0") as doctor:
+        (pid,) = until(lambda: children(doctor.pid)).values()
+        doctor.terminate()
+        assert doctor.wait(PATIENCE_S) == 128 + signal.SIGTERM
+        until(lambda: not alive(pid))
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One picture through the whole service: real processes, a real port, the settings that are set."""
 
+import atexit
 import json
 import os
 import signal
@@ -56,6 +57,7 @@ def started(given: Mapping[str, str]) -> Iterator[Iterator[dict[str, Any]]]:
         text=True,
     )
     assert process.stderr is not None
+    atexit.register(process.kill)  # we are a thread, which is not asked when everything ends
     limit = threading.Timer(START_S, process.kill)  # and with it go its children
     limit.start()
     try:
