@@ -1,6 +1,7 @@
 """Every request ends in one counted outcome, with an id, its stages' times and a line in the log."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ class Record:
     """What is known of one request.
 
     ``stages`` are seconds by name, ``outcome`` is ok or an error's code, ``model`` is the one that was asked.
+    ``deadline_s`` is when its answer is of no use any more, of the monotonic clock.
     ``answering_s`` is when the answer began, of the monotonic clock. ``timeline`` has each stage with when it began and
     its seconds; of several pictures in one request it has those of all, and ``stages`` the last one's.
     """
@@ -29,6 +31,7 @@ class Record:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.arrival_s = time.monotonic()
+        self.deadline_s = math.inf
         self.outcome = "ok"
         self.model = ""
         self.answering_s: float | None = None

@@ -20,7 +20,7 @@ from service.accounting import Record
 from service.errors import InvalidParameter
 from service.inference import Inference, Models
 from service.outputs import EVIDENCE_LABELS, Wants
-from service.patience import Patience
+from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
@@ -147,7 +147,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read. With `evidence` each label tells where in the picture it is.
         """
         record: Record = request.state.record
-        async with Patience(settings.timeout_s) as patience:
+        async with Patience.of(request, settings.timeout_s) as patience:
             with record.stage("receive"):
                 picture = await read_picture(request, settings.max_bytes)
             patience.watch(request)
@@ -164,8 +164,8 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         tags=["predict"],
         summary="Name what is in a picture",
         response_description="The likeliest labels.",
-        responses={**exemplified(REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
-        openapi_extra=PICTURE_BODY,
+        responses={**exemplified(REPLY), **documented(*READING, *INFERRING)},
+        openapi_extra={**PICTURE_BODY, **PARAMETERS},
         route_class_override=PredictRoute,
     )
     return router

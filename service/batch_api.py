@@ -30,7 +30,7 @@ from service.errors import (
 from service.inference import Models
 from service.logs import logger
 from service.outputs import Wants
-from service.patience import Patience
+from service.patience import PARAMETERS, Patience, timeout_s
 from service.problems import READING, STATUS, documented
 from service.settings import Settings
 from service.spool import Spool
@@ -126,9 +126,12 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         Each has its line in the answer, in the order sent and as soon as it is known. A bad picture is a bad line, with
         the `status`, `code`, `title` and `detail` that it would have had alone. If the body cannot be read any further,
         a last line of that kind, without `index` and `name`, tells why. In archives, folders, dotfiles and `__MACOSX`
-        are left out. Single requests come first.
+        are left out. Single requests come first. Pictures that are not done within `X-Request-Timeout-Ms` are lines
+        with `deadline_exceeded`; there is no other limit on the whole.
         """
-        request.state.record.model = models.name(query.model)
+        record: Record = request.state.record
+        record.model = models.name(query.model)
+        record.deadline_s = record.arrival_s + timeout_s(request)
         models.card(query.model)
         return NdjsonResponse(Batch(models, settings, room, request, query).respond)
 
@@ -143,7 +146,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         summary="Name what is in many pictures",
         response_description="One such object a line.",
         responses={200: {"content": {NdjsonResponse.media_type: {"example": _LINE}}}, **_REFUSED},
-        openapi_extra=PICTURES_BODY,
+        openapi_extra={**PICTURES_BODY, **PARAMETERS},
         route_class_override=PredictRoute,
     )
     return router
@@ -262,6 +265,7 @@ class Batch:
         if isinstance(entry.content, ServiceError):
             raise entry.content
         record = Record(self._record.request_id)  # of its own, because stages are timed by picture
+        record.deadline_s = self._record.deadline_s
         wants = Wants.EVIDENCE if self._query.evidence else Wants.NONE
         inference = await self._models.infer(entry.content, record, self._query.model, wants, background=True)
         return {"status": 200, **reply_fields(inference, self._query, record)}

@@ -10,10 +10,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from service.accounting import Record
 from service.api import PICTURE_BODY
-from service.errors import InvalidParameter
 from service.inference import Models
 from service.outputs import Wants
-from service.patience import Patience
+from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
@@ -49,13 +48,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         summary="Make a vector of a picture",
         response_model=EmbedReply,
         response_description="The picture's features.",
-        responses={**exemplified(_REPLY), **documented(InvalidParameter, *READING, *INFERRING)},
-        openapi_extra=PICTURE_BODY,
+        responses={**exemplified(_REPLY), **documented(*READING, *INFERRING)},
+        openapi_extra={**PICTURE_BODY, **PARAMETERS},
     )
     async def embed(request: Request, query: Annotated[EmbedQuery, Query()]) -> Response:
         """The vector is what the model makes of a picture before it names it: to search and to compare."""
         record: Record = request.state.record
-        async with Patience(settings.timeout_s) as patience:
+        async with Patience.of(request, settings.timeout_s) as patience:
             with record.stage("receive"):
                 picture = await read_picture(request, settings.max_bytes)
             patience.watch(request)

@@ -17,7 +17,7 @@ from service.api import A_PICTURE
 from service.dialects import ModelName, documented_in, inlined, speaking
 from service.errors import MalformedBody, ServiceError
 from service.inference import Inference, Models
-from service.patience import Patience
+from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING
 from service.settings import Settings
 from service.uploads import checked, from_base64, read_body, read_picture
@@ -72,7 +72,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     documentation: dict[str, Any] = {
         "responses": ERRORS,
         "response_description": "The likeliest labels.",
-        "openapi_extra": BODY,
+        "openapi_extra": {**BODY, **PARAMETERS},
     }
 
     @router.post("/hf/{model}", summary="Name what is in a picture, by this model", **documentation)
@@ -89,7 +89,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 
 async def _classify(request: Request, models: Models, settings: Settings, model: str | None) -> list[LabelScore]:
     record: Record = request.state.record
-    async with Patience(settings.timeout_s) as patience:
+    async with Patience.of(request, settings.timeout_s) as patience:
         with record.stage("receive"):
             picture, parameters = await _read(request, settings)
         patience.watch(request)

@@ -16,7 +16,7 @@ from models.prediction import Prediction, softmax, top
 from models.preprocess import crop
 from service import metrics
 from service.accounting import Record
-from service.errors import EngineUnavailable, Overloaded, RetryableError, UnknownModel
+from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, RetryableError, UnknownModel
 from service.images import decode_reduced, enough_for
 from service.link import RETRY_S, Link
 from service.outputs import Evidence, Outputs, Wants
@@ -125,8 +125,8 @@ class Models:
     ) -> Inference:
         """Decode, crop and score a picture, in a slot shared with the engine.
 
-        In the ``background`` it takes what others leave: it waits for room instead of being refused, and it has
-        ``BACKGROUND_PATIENCE_S`` instead of the request's deadline.
+        The record's deadline holds for all of it. In the ``background`` it takes what others leave: it waits for room
+        instead of being refused, and for at most ``BACKGROUND_PATIENCE_S``.
 
         Raises:
             UnknownModel: no model of that name is served.
@@ -136,8 +136,9 @@ class Models:
         link = self._links[record.model]
         if background:
             return await self._infer_patiently(picture, record, link, wants, self._background[record.model])
+        deadline_s = min(record.deadline_s, record.arrival_s + self._settings.timeout_s)
         try:
-            return await self._infer(picture, record, link, wants, record.arrival_s + self._settings.timeout_s)
+            return await self._infer(picture, record, link, wants, deadline_s)
         except Overloaded as error:  # not of the background, which asks again and again
             metrics.rejections.labels(record.model, error.reason).inc()
             raise
@@ -145,15 +146,19 @@ class Models:
     async def _infer_patiently(
         self, picture: Picture, record: Record, link: Link, wants: Wants, room: asyncio.Semaphore
     ) -> Inference:
-        deadline_s = time.monotonic() + BACKGROUND_PATIENCE_S
-        while True:
-            try:
-                async with room:
-                    return await self._infer(picture, record, link, wants, deadline_s, background=True)
-            except RetryableError as error:
-                if time.monotonic() + error.retry_after_s > deadline_s:
-                    raise
-                await asyncio.sleep(max(error.retry_after_s, RETRY_S))
+        deadline_s = min(record.deadline_s, time.monotonic() + BACKGROUND_PATIENCE_S)
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                while True:
+                    try:
+                        async with room:
+                            return await self._infer(picture, record, link, wants, deadline_s, background=True)
+                    except RetryableError as error:
+                        if time.monotonic() + error.retry_after_s > deadline_s:
+                            raise
+                        await asyncio.sleep(max(error.retry_after_s, RETRY_S))
+        except TimeoutError:
+            raise DeadlineExceeded("The answer was not ready in time.") from None
 
     async def _infer(
         self,

@@ -38,7 +38,7 @@ from service.open_inference_messages import (
     metadata_of,
     state_of,
 )
-from service.patience import Patience
+from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented
 from service.settings import Settings
 from service.tensors import HEADER_LENGTH, OutputTensor, Received, encode, pixels, receive, texts
@@ -95,9 +95,9 @@ _INFER: dict[str, Any] = {
                 }
             },
         },
-        **documented_in(_words, InvalidParameter, *READING, *INFERRING),
+        **documented_in(_words, *READING, *INFERRING),
     },
-    "openapi_extra": INFER_BODY,
+    "openapi_extra": {**INFER_BODY, **PARAMETERS},
 }
 
 
@@ -186,7 +186,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     async def infer(model: ModelName, request: Request) -> Response:
         """There may be as many pictures as fit one run: either all are answered, or the request fails."""
         record: Record = request.state.record
-        async with Patience(settings.timeout_s) as patience:
+        async with Patience.of(request, settings.timeout_s) as patience:
             with record.stage("receive"):
                 body = await read_body(request, PICTURES_IN_BYTES * settings.max_bytes)
             patience.watch(request)

@@ -1,32 +1,78 @@
 """How long a request is worth its work: until its deadline, and for as long as its caller is there."""
 
 import asyncio
+import math
+import re
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from starlette.requests import Request
 
-from service.errors import ClientGone, DeadlineExceeded
+from service.accounting import Record
+from service.errors import ClientGone, DeadlineExceeded, InvalidParameter
 
 WATCH_AFTER_S = 0.05
 """Most answers are there before, and to watch a caller takes a task: 16 us of CPU."""
 
 
+_HEADER = "X-Request-Timeout-Ms"
+_MILLISECONDS = re.compile(r"0*[1-9]\d*", re.ASCII)
+
+PARAMETERS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": _HEADER,
+            "in": "header",
+            "description": "For how many milliseconds from now the answer is of use. What cannot be done by then is "
+            "refused at once or given up. More than the service's own limit is that limit.",
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    ]
+}
+"""What a caller may say of its patience, for a route's ``openapi_extra``."""
+
+
+def timeout_s(request: Request) -> float:
+    """How many seconds the caller says it will wait; infinitely many if it says nothing.
+
+    Raises:
+        InvalidParameter: it says something else.
+    """
+    told = request.headers.get(_HEADER)
+    if told is None:
+        return math.inf
+    if not _MILLISECONDS.fullmatch(told):
+        raise InvalidParameter(f"{_HEADER}: a whole number of milliseconds, 1 or more (got {told!r:.50})")
+    return float(told) / 1e3
+
+
 class Patience:
-    """Goes on with what is within for so many seconds at most; with None, for as long as it takes.
+    """Goes on with what is within for so many seconds at most, of which some may be spent; with None, for as long as it
+    takes.
 
     Raises:
         DeadlineExceeded: it was not done by then.
         ClientGone: the caller, being watched, left before it was done.
     """
 
-    def __init__(self, timeout_s: float | None, watch_after_s: float = WATCH_AFTER_S) -> None:
+    def __init__(self, timeout_s: float | None, watch_after_s: float = WATCH_AFTER_S, spent_s: float = 0.0) -> None:
         self._timeout_s = timeout_s
         self._watch_after_s = watch_after_s
-        self._limit = asyncio.timeout(timeout_s)
+        self._limit = asyncio.timeout(None if timeout_s is None else timeout_s - spent_s)
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
         self._gone = False
+
+    @classmethod
+    def of(cls, request: Request, longest_s: float) -> Self:
+        """With a request, from its headers on: as much as its caller has, and so many seconds at most.
+
+        All that works for it finds the deadline in its record. Raises as ``timeout_s`` does.
+        """
+        record: Record = request.state.record
+        patience_s = min(timeout_s(request), longest_s)
+        record.deadline_s = record.arrival_s + patience_s
+        return cls(patience_s, spent_s=record.elapsed_s)
 
     async def __aenter__(self) -> Self:
         await self._limit.__aenter__()

@@ -44,6 +44,7 @@ READING: Kinds = (errors.EmptyBody, errors.MalformedBody, errors.TooManyBytes, e
 """What can be wrong with a body that holds a picture."""
 
 INFERRING: Kinds = (
+    errors.InvalidParameter,
     errors.UnknownModel,
     errors.TooManyPixels,
     errors.NotAnImage,

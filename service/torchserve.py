@@ -15,7 +15,7 @@ from service.api import PICTURE_BODY
 from service.dialects import ModelName, documented_in, readiness, speaking
 from service.errors import ServiceError, UnknownModel
 from service.inference import Models
-from service.patience import Patience
+from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented, exemplified
 from service.settings import Settings
 from service.uploads import read_picture
@@ -75,14 +75,14 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         "summary": "Name what is in a picture",
         "response_description": "Each label with its score, the likeliest first.",
         "responses": {**exemplified({"espresso": 0.138267, "pretzel": 0.069649}), **ERRORS},
-        "openapi_extra": PICTURE_BODY,
+        "openapi_extra": {**PICTURE_BODY, **PARAMETERS},
     }
 
     @router.api_route("/predictions/{model}", **prediction)
     @router.api_route("/predictions/{model}/{version}", dependencies=this_version, **prediction)
     async def predict(model: ModelName, request: Request) -> dict[str, float]:
         record: Record = request.state.record
-        async with Patience(settings.timeout_s) as patience:
+        async with Patience.of(request, settings.timeout_s) as patience:
             with record.stage("receive"):
                 picture = await read_picture(request, settings.max_bytes, field=None)
             patience.watch(request)

@@ -52,7 +52,12 @@ def first_line(context: Any, response: Any) -> Any:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """An overlay is one of evidence, and evidence is told of so many labels: OpenAPI cannot say it."""
+    """An overlay is one of evidence, and evidence is told of so many labels: OpenAPI cannot say it.
+
+    Nor can it say that whoever has no time gets no answer.
+    """
+    if str((case.headers or {}).get("X-Request-Timeout-Ms", "")).isdecimal():
+        case.headers["X-Request-Timeout-Ms"] += "0000"
     query = case.query or {}
     asked = {name: str(query.get(name, "")).lower() for name in ("evidence", "overlay", "top_k")}
     if asked["overlay"] == "true" and asked["evidence"] in ("", "false"):

@@ -73,7 +73,10 @@ async def test_the_answer_is_what_is_documented(client: httpx.AsyncClient) -> No
     assert all(each.score == round(each.score, 6) for each in told.predictions)
     document = (await client.get("/openapi.json")).json()["paths"]["/predict"]["post"]
     assert document["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PredictReply")
-    assert [parameter["name"] for parameter in document["parameters"]] == list(PredictQuery.model_fields)
+    assert [parameter["name"] for parameter in document["parameters"]] == [
+        *PredictQuery.model_fields,
+        "X-Request-Timeout-Ms",
+    ]
     assert "image/*" in document["requestBody"]["content"]
 
 
@@ -185,6 +188,41 @@ async def test_when_the_device_is_stuck_the_answer_comes_in_time_and_the_room_is
             assert answer.json()["code"] == "deadline_exceeded"
         device.gate.set()
         assert (await client.post("/predict", content=PICTURE)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/embed", "/hf", "/predictions/embedded"])
+async def test_who_has_less_patience_than_is_allowed_is_answered_sooner(path: str) -> None:
+    device = FakeDevice()
+    async with serving_engine(device) as engine, calling(application(engine)) as client:
+        device.gate.clear()
+        running = asyncio.create_task(client.post("/predict", content=PICTURE))
+        await device.under_way()
+        impatient = await client.post(path, content=PICTURE, headers={"X-Request-Timeout-Ms": "50"})
+        assert impatient.status_code == 504
+        assert "within 0.05 s" in impatient.text
+        device.gate.set()
+        assert (await running).status_code == 200
+        assert (await client.post(path, content=PICTURE, headers={"X-Request-Timeout-Ms": "30000"})).status_code == 200
+    assert len(device.batches) == 2  # what nobody waited for any more was not computed
+
+
+async def test_more_patience_than_is_allowed_is_what_is_allowed() -> None:
+    device = FakeDevice()
+    async with serving_engine(device) as engine, calling(application(engine, timeout_s=0.1)) as client:
+        device.gate.clear()
+        answer = await client.post("/predict", content=PICTURE, headers={"X-Request-Timeout-Ms": "9" * 5000})
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+        assert "within 0.1 s" in answer.json()["detail"]
+        device.gate.set()
+
+
+@pytest.mark.parametrize("told", ["", "0", "-5", "1.5", "1e3", "1 s", "soon"])
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/embed", "/hf", "/predictions/embedded"])
+async def test_a_patience_that_is_no_number_of_milliseconds_is_refused(path: str, told: str) -> None:
+    async with serving_engine() as engine, calling(application(engine)) as client:
+        answer = await client.post(path, content=PICTURE, headers={"X-Request-Timeout-Ms": told})
+        assert answer.status_code == 422
+        assert "X-Request-Timeout-Ms: a whole number" in answer.text
 
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:

@@ -287,6 +287,20 @@ async def test_a_caller_who_goes_silent_is_cut_off() -> None:
     assert outcomes() - before == {("/predict/batch", "deadline_exceeded"): 2}
 
 
+async def test_what_is_not_done_in_the_time_that_the_caller_has_is_a_line_that_says_so() -> None:
+    device = FakeDevice()
+    async with serving_engine(device) as engine, calling(application(engine)) as client:
+        device.gate.clear()
+        running = asyncio.create_task(client.post("/predict", content=png(1)))
+        await device.under_way()
+        headers = {"Content-Type": FORM_TYPE, "X-Request-Timeout-Ms": "50"}
+        told = lines(await client.post("/predict/batch", content=form(numbered(3)), headers=headers))
+        assert [(line["status"], line["code"]) for line in told] == [(504, "deadline_exceeded")] * 3
+        device.gate.set()
+        assert (await running).status_code == 200
+    assert sum(map(len, device.batches)) == 1
+
+
 def held() -> tuple[int, int]:
     """Open files, temporary and others, and tasks."""
     return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
