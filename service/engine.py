@@ -58,11 +58,13 @@ class Engine:
         self._workers: set[Worker] = set()
         self._threads = ThreadPoolExecutor(queue.lanes + queue.ahead, thread_name_prefix="lane")
         self._started: dict[Batch, float] = {}
+        self._given_up: set[Place] = set()  # of those in runs
         self._probe_started_s: float | None = None
         self._last_success_s = time.monotonic()
         self._last_end_s = 0.0
         self._pump_due = False
         self._metrics = metrics.OfEngine(card.model, card.device, queue.limit)
+        self._metrics.runs_at_most(queue.costs.largest)
         self._retiring = False
         self._deserted = asyncio.Event()
 
@@ -137,6 +139,8 @@ class Engine:
     def _cancel(self, place: Place) -> bool:
         cancelled = self._queue.cancel(place)
         self._metrics.cancelled.inc(cancelled)
+        if any(place == job.key for batch in self._started for job in batch.jobs):
+            self._given_up.add(place)
         return cancelled
 
     def _pump(self) -> None:
@@ -171,19 +175,21 @@ class Engine:
         self._queue.finished(batch, device_s if whole else None)
         self._pump()
         await asyncio.sleep(0)  # the next run goes to the device first, and answers are written beside it
+        self._given_up.difference_update(job.key for job in batch.jobs)
         for job, output in zip(batch.jobs, outputs, strict=True):
+            failed = isinstance(output, Outcome)
             job.key.answer(
-                Outcome.FAILED if output is None else Outcome.OK,
-                output,
+                output if failed else Outcome.OK,
+                None if failed else output,
                 batch_size=len(batch.jobs),
                 queue_s=started_s - job.arrival_s,
                 device_s=device_s,
             )
 
-    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Outputs | None], bool, float]:
+    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Outputs | Outcome], bool, float]:
         """What the model says of each job's picture, whether one run gave it all, and when the last one ended.
 
-        A run that raises is done again by halves, until the culprit stands alone; of its picture there is None.
+        A run that raises is done again by halves, until the culprit stands alone; its picture has FAILED.
 
         Raises:
             DeviceFault: the device is of no use any more.
@@ -201,20 +207,31 @@ class Engine:
             culprit = len(jobs) == 1
             logger.warning("a run raised", pictures=len(jobs), reason=repr(error), exc_info=culprit)
             if culprit:
-                return [None], False, time.monotonic()
+                return [Outcome.FAILED], False, time.monotonic()
         first, second = halves(jobs)
-        some, _, _ = await self._score(first)
-        others, _, ended_s = await self._score(second)
+        some, _ = await self._score_wanted(first)
+        others, ended_s = await self._score_wanted(second)
         return some + others, False, ended_s
+
+    async def _score_wanted(self, jobs: tuple[Job, ...]) -> tuple[list[Outputs | Outcome], float]:
+        """The same for those that can still be met, and that are still waited for: some time has passed."""
+        latest_s = time.monotonic() + self._queue.costs.seconds(1)
+        dropped = {job.key: Outcome.EXPIRED for job in jobs if job.deadline_s < latest_s}
+        dropped |= {job.key: Outcome.CANCELLED for job in jobs if job.key in self._given_up}
+        wanted = tuple(job for job in jobs if job.key not in dropped)
+        outputs, _, ended_s = await self._score(wanted) if wanted else ([], False, time.monotonic())
+        scored = iter(outputs)
+        return [dropped.get(job.key) or next(scored) for job in jobs], ended_s
 
     def _shrink(self, size: int, error: OutOfMemory) -> None:
         costs = self._queue.costs
         if size == costs.ladder[0]:
             raise DeviceFault(f"There is no memory for a run of {size}, and none is smaller.") from error
         costs.too_large(size)
+        self._metrics.runs_at_most(costs.largest)
         logger.warning("out of device memory", batch_size=size, largest_now=costs.largest)
 
-    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> tuple[list[Outputs | None], float]:
+    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> tuple[list[Outputs | Outcome], float]:
         pictures = [job.key.pixels for job in jobs]
         wants = reduce(or_, {job.key.wants for job in jobs})  # of all: more for one costs little for the others
 
@@ -228,7 +245,7 @@ class Engine:
         sound = [bool(np.isfinite(logits).all()) for logits in outputs.logits]
         if any(sound):
             self._last_success_s = time.monotonic()
-        return [outputs.of(place) if good else None for place, good in enumerate(sound)], ended_s
+        return [outputs.of(place) if good else Outcome.FAILED for place, good in enumerate(sound)], ended_s
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -26,8 +26,8 @@ _HEALTH: dict[str, Any] = {
 
 
 class Health(BaseModel):
-    status: Literal["live", "ready", "not ready"]
-    reasons: list[str] = Field([], description="Why the service is not ready; empty if it is.")
+    status: Literal["live", "not live", "ready", "not ready"]
+    reasons: list[str] = Field([], description="Why the service is not live, or not ready; empty if it is.")
     models: list[ModelHealth] = Field([], description="The models that are served; the first is the default.")
 
 
@@ -37,12 +37,20 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 
     @router.get(
         "/health/live",
-        summary="Whether this process can answer",
-        response_description="It can.",
-        responses={**exemplified({"status": "live", "reasons": [], "models": []}), **documented()},
+        summary="Whether this process can answer, and engines do not die again and again",
+        response_model=Health,
+        response_description="It is well enough to be left alone.",
+        responses={
+            **exemplified({"status": "live", "reasons": [], "models": []}),
+            **documented(),
+            503: {"model": Health, "description": "It should be started anew, for the `reasons` given."},
+        },
     )
-    async def live() -> Health:
-        return Health(status="live")
+    async def live(request: Request) -> Response:
+        """Three engines that died within a minute make it not live, until one has lived for a minute."""
+        hopeless = models.hopeless()
+        health = Health(status="not live" if hopeless else "live", reasons=hopeless)
+        return readiness(request, not hopeless, health.model_dump())
 
     async def ready(request: Request) -> Response:
         """Ready means that the models are loaded, warm, and lately gave a right answer."""

@@ -114,6 +114,10 @@ class Models:
             f"{name}: {ailment}" if several else ailment for name, link in links.items() for ailment in link.ailments()
         ]
 
+    def hopeless(self) -> list[str]:
+        """Why only a new start of the whole service may help, if that is so."""
+        return [f"{name}: engines die again and again" for name, link in self._links.items() if link.hopeless]
+
     async def infer(
         self,
         picture: Picture,

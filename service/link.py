@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,6 +22,8 @@ from service.wire import LENGTH, Answer, Channel, Kind, ModelCard, Order, State
 RETRY_S = 0.1
 SILENCE_S = 5.0
 """An engine that has given no pulse for so long is not well."""
+DEATHS, WITHIN_S = 3, 60.0
+"""Where so many engines die within so long, another one is of no help."""
 
 Load = Callable[[NDArray[np.uint8], ModelCard], None]
 """Writes a picture into a slot's pixels [S, S, 3], as the model on the card takes it."""
@@ -38,6 +41,8 @@ class Link:
         self._decoders = decoders
         self._session: Session | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+        self._deaths_s: deque[float] = deque(maxlen=DEATHS)
+        self._hopeless = False
 
     async def run(self, path: Path) -> None:
         """Stay connected to the socket at ``path``, one engine after the other, until cancelled."""
@@ -52,6 +57,7 @@ class Link:
                 await session.end()
                 if not session.connected:
                     logger.warning("lost the engine", under_way=session.under_way)
+                    self._note_death(time.monotonic())
                     session.disconnect()
                     await asyncio.sleep(RETRY_S)
         finally:
@@ -118,6 +124,19 @@ class Link:
                 f"a run under way for {session.pulse.running_s:.0f} s"
             ]
         return []
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether engines have died again and again, and none has lived for long since."""
+        if self._hopeless and time.monotonic() - self._deaths_s[-1] > WITHIN_S and self.ailments() == []:
+            self._hopeless = False
+        return self._hopeless
+
+    def _note_death(self, now: float) -> None:
+        self._deaths_s.append(now)
+        if len(self._deaths_s) == DEATHS and now - self._deaths_s[0] <= WITHIN_S and not self._hopeless:
+            self._hopeless = True
+            logger.critical("engines die again and again: not live any more", deaths=DEATHS, within_s=WITHIN_S)
 
     async def _connect(self, path: Path) -> Session:
         """A session with the engine that listens there, in place of the one before."""

@@ -56,6 +56,12 @@ background_depth = Gauge(
     "volo_background_depth", "Pictures that wait in the background.", ["model"], multiprocess_mode="livesum"
 )
 queue_limit = Gauge("volo_queue_limit", "Most pictures that may wait.", ["model"], multiprocess_mode="livemax")
+batch_limit = Gauge(
+    "volo_batch_limit",
+    "Most pictures in a run of the model; it falls when the device has no memory for so many.",
+    ["model"],
+    multiprocess_mode="livemin",
+)
 predicted_wait = Gauge(
     "volo_predicted_wait_seconds",
     "How long a picture that came now would wait for the device.",
@@ -118,6 +124,7 @@ class OfEngine:
 
     def __init__(self, model: str, device: str, queue_limit_: int) -> None:
         queue_limit.labels(model).set(queue_limit_)
+        self._batch_limit = batch_limit.labels(model)
         self._queue_depth = queue_depth.labels(model)
         self._background_depth = background_depth.labels(model)
         self._predicted_wait = predicted_wait.labels(model)
@@ -138,6 +145,10 @@ class OfEngine:
         self._pictures.inc(count)
         self._batch_size.observe(count)
         self._padded_places.inc(size - count)
+
+    def runs_at_most(self, count: int) -> None:
+        """There is room for so many pictures in a run."""
+        self._batch_limit.set(count)
 
     def busy(self, seconds: float) -> None:
         """The device was at work for so long."""

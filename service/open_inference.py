@@ -123,13 +123,14 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     @router.get(
         "/health/live",
         tags=["health"],
-        summary="Whether this process can answer",
+        summary="Whether this process can answer, and engines do not die again and again",
         response_model=Live,
-        response_description="It can.",
-        responses=documented(),
+        response_description="It is well enough to be left alone.",
+        responses={**documented(), 503: {"model": Live, "description": "It should be started anew."}},
     )
-    async def live() -> dict[str, bool]:
-        return {"live": True}
+    async def live(request: Request) -> Response:
+        well = not models.hopeless()
+        return readiness(request, well, {"live": well})
 
     @router.get(
         "/health/ready",

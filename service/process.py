@@ -23,6 +23,8 @@ REFUSED = 78
 """Exit status of a process that cannot work as it is set up: to start it again is of no use (EX_CONFIG)."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C has cut off, as shells have it."""
+WARMING_S = 300.0
+"""A step on the way to being ready may take so long: kernels are compiled on it."""
 THAW_S = 3.0
 """One that is silent gets so long more: perhaps we all have been frozen, and it has had no time to speak."""
 SPELL_S = 10.0
@@ -49,7 +51,8 @@ class Child:
         role: what it is, such as ``engine``.
         orders: what it is told; anything that JSON can say.
         inherit: file descriptors it inherits under the same numbers.
-        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended.
+        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended. One that
+            has reported that it is alive may take ``WARMING_S`` from there to its next sign.
     """
 
     def __init__(
@@ -140,7 +143,8 @@ class Child:
     async def _listen(self, process: asyncio.subprocess.Process) -> str:
         """Take in its reports until it ends: why it refused, if it did."""
         assert process.stdout is not None
-        refusal, silence_s = "", None
+        refusal: str = ""
+        silence_s: float | None = None
         while True:
             try:
                 line = await _report_from(process.stdout, silence_s)
@@ -154,6 +158,8 @@ class Child:
             if line.startswith(READY):
                 self._reported.set()
                 silence_s = self._silence_s
+            elif line.startswith(ALIVE) and silence_s is None and self._silence_s:
+                silence_s = WARMING_S
             elif line.startswith(REFUSAL):
                 refusal = line.removeprefix(REFUSAL).decode().strip()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,16 @@ from numpy.typing import NDArray
 
 from service import metrics
 from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
+from service.logs import logger
 from service.outputs import Outputs
 from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
 
 RESTART_S = 2.0
 """What callers are told to wait while there is no engine."""
+SUSPECT = 2
+"""A picture that was under way when so many engines died is sent to the next one only after others of its kind."""
+CULPRIT = 3
+"""One that was when so many did is not sent again: it may be what kills them."""
 
 
 class Slot:
@@ -38,6 +44,9 @@ class _Sent:
     order: Order
     answer: asyncio.Future[Answer]
     cancelled: bool = False
+    with_engine: bool = False
+    deaths: int = 0
+    """Engines that died with it."""
 
 
 class Session:
@@ -56,6 +65,7 @@ class Session:
         # no slots, which know the session: the slab shall go with its last user, not at the next collection
         self._free = list(range(slots))
         self._sent: dict[int, _Sent] = {}
+        self._suspects: deque[_Sent] = deque()
         self._channel: Channel | None = None
         self._greeted = asyncio.Event()
         self._dismissed = asyncio.Event()
@@ -82,8 +92,12 @@ class Session:
             raise ConnectionError("the engine turned us away")
         self._channel = channel
         metrics.replayed_pictures.labels(self.slab.card.model).inc(len(self._sent))
+        suspects = [sent for sent in self._sent.values() if sent.deaths >= SUSPECT]
         for sent in self._sent.values():
-            channel.send(sent.order.encode())
+            if sent not in suspects:
+                self._send(sent)
+        self._suspects = deque(suspects)
+        self._send_suspect()
 
     async def end(self) -> None:
         """Return when the engine is gone, or wants to go."""
@@ -97,8 +111,15 @@ class Session:
         self._channel = self.pulse = None
         self._greeted.clear()
         self._dismissed.clear()
-        for sent in [sent for sent in self._sent.values() if sent.cancelled]:
-            self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
+        self._suspects.clear()
+        for sent in list(self._sent.values()):
+            sent.deaths += sent.with_engine
+            sent.with_engine = False
+            if sent.cancelled:
+                self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
+            elif sent.deaths == CULPRIT:
+                logger.error("a picture was under way when several engines died", deaths=sent.deaths)
+                self._settle(Answer(Outcome.FAILED, sent.order.slot))
 
     def abandon(self, error: EngineUnavailable) -> None:
         """Hang up for good: whoever still waits gets the error."""
@@ -138,8 +159,7 @@ class Session:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         slot.user = answer
         sent = self._sent[slot.number] = _Sent(order, answer)
-        if self._channel:
-            self._channel.send(order.encode())
+        self._send(sent)
         try:
             return _judged(await asyncio.shield(answer))
         except asyncio.CancelledError:
@@ -169,7 +189,7 @@ class Session:
         if sent.answer.done():
             return
         sent.cancelled = True
-        if self._channel:
+        if self._channel and sent.with_engine:
             self._channel.send(Order(Kind.CANCEL, sent.order.slot).encode())
         else:
             self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
@@ -179,6 +199,21 @@ class Session:
         if sent is None:
             raise ValueError(f"an answer that nobody waits for: {answer}")
         sent.answer.set_result(answer)
+        if sent.with_engine and sent.deaths >= SUSPECT:
+            self._send_suspect()
+
+    def _send(self, sent: _Sent) -> None:
+        if self._channel:
+            sent.with_engine = True
+            self._channel.send(sent.order.encode())
+
+    def _send_suspect(self) -> None:
+        """The next one that nobody has given up, alone among its kind: if the engine dies again, it was that one."""
+        while self._suspects:
+            sent = self._suspects.popleft()
+            if not sent.answer.done():
+                self._send(sent)
+                return
 
 
 async def _first(event: asyncio.Event, channel: Channel) -> None:

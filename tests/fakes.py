@@ -28,8 +28,8 @@ class FakeDevice:
 
     Its features are three times that number, and the evidence for every label is the patch of that number: it is 1
     there, and 0 elsewhere. Runs wait while ``gate`` is closed. ``batches`` are the classes of each run, in order.
-    Pictures of the classes in ``poison`` make their run raise, those in ``nan`` get NaN for scores. There is memory for
-    runs of ``room``.
+    Pictures of the classes in ``poison`` make their run raise, those in ``nan`` get NaN for scores, and those in
+    ``deadly`` are the device's end. There is memory for runs of ``room``.
     """
 
     def __init__(self) -> None:
@@ -43,6 +43,7 @@ class FakeDevice:
         self.probes = 0
         self.poison: set[int] = set()
         self.nan: set[int] = set()
+        self.deadly: set[int] = set()
         self.room = 1024
         self.rows_missing = 0
         self.dead = False
@@ -70,7 +71,7 @@ class FakeDevice:
         return 1000, 4000
 
     def _fail_if_told(self, classes: set[int], padded_size: int) -> None:
-        if self.dead:
+        if self.dead or classes & self.deadly:
             raise DeviceFault("told to be dead")
         if padded_size > self.room:
             raise OutOfMemory(f"told to have room for {self.room}")

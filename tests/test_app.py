@@ -8,6 +8,7 @@ from calling import application, calling, outcomes, serving_engine
 from running import CAT, PATIENCE_S, alive, serving, until
 
 from service import errors
+from service.link import Link
 
 
 async def test_before_there_is_an_engine_it_is_live_but_not_ready_and_says_why(tmp_path: Path) -> None:
@@ -46,6 +47,18 @@ async def test_while_it_drains_it_is_not_ready_but_answers() -> None:
             for path in ("/health/live", "/v2/health/live"):
                 assert (await client.get(path)).status_code == 200, path
             assert (await client.post("/predict", content=CAT.read_bytes())).status_code == 200
+
+
+async def test_where_engines_die_again_and_again_it_is_not_live_so_that_it_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving_engine() as engine, calling(application(engine)) as client:
+        monkeypatch.setattr(Link, "hopeless", True)
+        answer = await client.get("/health/live")
+        assert (answer.status_code, answer.json()["status"]) == (503, "not live")
+        assert answer.json()["reasons"] == ["embedded: engines die again and again"]
+        answer = await client.get("/v2/health/live")
+        assert (answer.status_code, answer.json()) == (503, {"live": False})
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from service.costs import Costs
 from service.device import DeviceFault
 from service.engine import PROBE_S, Engine
 from service.engine_process import main
-from service.errors import InferenceFailed, Overloaded
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.link import Link
 from service.outputs import Outputs, Wants
 from service.process import REFUSED
@@ -110,6 +110,38 @@ class TwoGates(FakeDevice):
         return outputs
 
 
+class Choking(TwoGates):
+    """A device on which runs of several raise, once the second gate is open."""
+
+    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs:
+        outputs = super().run(pictures, padded_size, alone, wants)
+        if padded_size > 1:
+            raise RuntimeError("told to choke on several")
+        return outputs
+
+
+async def test_what_nobody_waits_for_any_more_is_not_run_again_after_a_run_that_raised(path: Path) -> None:
+    device = Choking()
+    device.gate.clear()
+    async with running_engine(device, path) as engine, linked(path) as link:
+        asked = [asyncio.create_task(ask(link, 0))]
+        await device.under_way()
+        for waiting, patience_s in enumerate((30.0, 0.2, 30.0, 30.0), 1):
+            asked.append(asyncio.create_task(ask(link, waiting, patience_s)))
+            await until(lambda waiting=waiting: engine._queue.depth == waiting)  # type: ignore[misc]
+        device.gate.set()
+        await device.under_way()
+        asked[3].cancel()
+        await asyncio.sleep(0.25)  # for the deadline of the second to come
+        device.second_gate.set()
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert engine._given_up == set()
+    assert (results[1], results[4]) == (1, 4)
+    assert isinstance(results[2], DeadlineExceeded)
+    assert isinstance(results[3], asyncio.CancelledError)
+    assert sorted(batch[0] for batch in device.batches if len(batch) == 1) == [0, 1, 4]
+
+
 async def test_a_full_run_is_handed_over_while_another_is_under_way_and_counts_from_its_end(path: Path) -> None:
     device = TwoGates()
     device.gate.clear()
@@ -154,8 +186,10 @@ async def test_out_of_memory_halves_the_run_and_is_remembered(path: Path) -> Non
     device, numbers = FakeDevice(), list(range(1, 9))
     device.room = 2
     async with running_engine(device, path) as engine, linked(path) as link:
+        assert sample("volo_batch_limit") == 8
         assert await together(device, engine, link, numbers, {}) == numbers
         assert device.sizes == [1, 8, 4, 2, 2, 2, 2]
+        assert sample("volo_batch_limit") == 2
         await drained(device)
         assert await together(device, engine, link, numbers, {}) == numbers
         assert device.sizes[7:] == [1, 2, 2, 2, 2]

@@ -62,6 +62,21 @@ async def test_a_child_is_started_again_even_if_what_it_counted_cannot_be_kept(
     await running
 
 
+async def test_a_child_that_hangs_on_its_way_to_being_ready_is_ended_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "structlog.py").write_text("import os, time\nos.write(1, b'alive\\n')\ntime.sleep(600)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("service.process.WARMING_S", 0.1)
+    monkeypatch.setattr("service.process.THAW_S", 0.1)
+    restarted = asyncio.Event()
+    child = Child("engine", {}, silence_s=10)
+    running = asyncio.create_task(child.run(on_restart=restarted.set))
+    await asyncio.wait_for(restarted.wait(), 60)
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
 async def test_a_child_does_not_import_what_happens_to_lie_around(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
