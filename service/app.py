@@ -147,7 +147,7 @@ def _links(settings: Settings) -> dict[str, Link]:
     """To each model, with slots for as many pictures as may wait, for two of the largest runs, for as many in the
     background as one of them, and a few to decode in."""
     slots = settings.queue_limit + 3 * settings.max_batch + settings.decode_threads
-    decoders = Decoders(settings.decode_threads)
+    decoders = Decoders(settings.decode_threads, settings.decode_memory)
     return {name: Link(slots, decoders) for name in settings.sources}
 
 

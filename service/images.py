@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import NamedTuple
 
@@ -70,6 +72,11 @@ _TO_THE_BOTTOM = {
 _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 
 
+# Bytes that Pillow has for a pixel, by mode; of any other, four. And what decoders have beside it, by format.
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_DECODER_BYTES = {"WEBP": 12, "AVIF": 6}
+
+
 class Reduced(NamedTuple):
     """A picture read at a reduced scale. It fills the ``extent`` of the image: scaled, its sides may end in a pixel.
 
@@ -106,22 +113,62 @@ def decode_reduced(data: bytes | memoryview, max_pixels: int, at_least: int | No
     A JPEG that has twice as many is decoded to a half, a quarter or an eighth of its size, which saves most of the
     inverse transform. Raises as `decode` does.
     """
-    if not data:
-        raise EmptyBody("The picture has no bytes.")
-    try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-        _check_size(image.size, max_pixels)
-        (width, height), extent, kind = image.size, _reduce(image, at_least), image.format or ""
-        image.load()
-        turn, rgb = _turn(image), _rgb(image)
-        if turn is None:
-            return Reduced(rgb, extent, (width, height), kind)
-        size = (height, width) if turn in _SIDEWAYS else (width, height)
-        return Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn), size, kind)
-    except (ServiceError, MemoryError):
-        raise
-    except Exception as error:  # Pillow lets out whatever its parsers trip over, struct.error for one
-        raise _unreadable(data) from error
+    return Opened(data, max_pixels, at_least).read()
+
+
+class Opened:
+    """A file of which the header has been read: it is a picture within the limits, and to read it takes `need_bytes`.
+
+    Both steps raise as `decode` does.
+    """
+
+    def __init__(self, data: bytes | memoryview, max_pixels: int, at_least: int | None) -> None:
+        if not data:
+            raise EmptyBody("The picture has no bytes.")
+        self._data = data
+        with self._speaking_plainly():
+            self._image = Image.open(BytesIO(data), formats=FORMATS)
+            _check_size(self._image.size, max_pixels)
+            self._size = self._image.size
+            self._extent = _reduce(self._image, at_least)
+        self.need_bytes = _need_bytes(self._image, self._size)
+
+    def read(self) -> Reduced:
+        """The whole picture."""
+        image, extent, (width, height), kind = self._image, self._extent, self._size, self._image.format or ""
+        with self._speaking_plainly():
+            image.load()
+            turn, rgb = _turn(image), _rgb(image)
+            if turn is None:
+                return Reduced(rgb, extent, (width, height), kind)
+            size = (height, width) if turn in _SIDEWAYS else (width, height)
+            return Reduced(rgb.transpose(turn), _turned(extent, rgb.size, turn), size, kind)
+
+    @contextmanager
+    def _speaking_plainly(self) -> Iterator[None]:
+        try:
+            yield
+        except (ServiceError, MemoryError):
+            raise
+        except Exception as error:  # Pillow lets out whatever its parsers trip over, struct.error for one
+            raise _unreadable(self._data) from error
+
+
+def _need_bytes(image: Image.Image, size: tuple[int, int]) -> int:
+    """How much memory it takes at most to read an image that has been opened, and to make it upright RGB.
+
+    ``size`` is what its file has; it may be read at a smaller one.
+    """
+    if image.has_transparency_data:
+        made = 16  # RGBA, white, both, and RGB
+    elif image.mode in ("I", "F"):
+        made = 12  # samples, what is taken of them, and RGB
+    else:
+        made = 4 if image.mode == "RGB" else 8  # RGB, and turned
+    each = _PIXEL_BYTES.get(image.mode, 4) + made + _DECODER_BYTES.get(image.format or "", 0)
+    # of a progressive JPEG all coefficients are kept, at whatever scale it is read: two bytes for each of three
+    coefficients = 6 if image.info.get("progressive") else 0
+    return image.width * image.height * each + size[0] * size[1] * coefficients
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> Extent:
@@ -177,7 +224,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         return _from_32_bits(np.array(image, np.float32))
     if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
+        return _on_white(image if image.mode == "RGBA" else image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -16,8 +16,9 @@ from models.prediction import Prediction, softmax, top
 from models.preprocess import crop
 from service import metrics
 from service.accounting import Record
-from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, RetryableError, UnknownModel
-from service.images import decode_reduced, enough_for
+from service.decoders import Heavy
+from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, RetryableError, TooManyPixels, UnknownModel
+from service.images import Opened, enough_for
 from service.link import RETRY_S, Link
 from service.outputs import Evidence, Outputs, Wants
 from service.session import RESTART_S
@@ -27,6 +28,8 @@ from service.wire import ModelCard
 Picture = bytes | NDArray[np.uint8]
 """A file in one of the formats that are read, or pixels [H, W, 3]."""
 
+LIGHT_BYTES = 32_000_000
+"""A picture that needs no more is decoded at once: so many for each decoder are the least that a worker needs."""
 BACKGROUND_PATIENCE_S = 300.0
 
 
@@ -175,9 +178,17 @@ class Models:
     ) -> Inference:
         loaded: Loaded
 
-        def load(pixels: NDArray[np.uint8], card: ModelCard) -> None:
-            nonlocal loaded
-            loaded = load_crop(picture, self._settings, pixels, card)
+        def load(pixels: NDArray[np.uint8], card: ModelCard) -> Heavy | None:
+            crop = Crop(picture, self._settings, card)
+
+            def write() -> None:
+                nonlocal loaded
+                loaded = crop.write(pixels)
+
+            if crop.need_bytes > LIGHT_BYTES:
+                return Heavy(crop.need_bytes, write)
+            write()
+            return None
 
         with link.slot() as slot:
             async with self._background_decoding if background else nullcontext():
@@ -219,17 +230,36 @@ class Loaded(NamedTuple):
     format: str | None
 
 
-def load_crop(picture: Picture, settings: Settings, pixels: NDArray[np.uint8], view: View) -> Loaded:
-    """Decode a picture and write its crop into a slot's pixels."""
-    size, part = view.image_size, view.crop_pct
-    if not isinstance(picture, bytes):
-        image = Image.fromarray(picture)
-        crop(image, size, part, out=pixels)
-        return Loaded(image.size, None)
-    exact = settings.decode == "exact"
-    read = decode_reduced(picture, settings.max_pixels, None if exact else enough_for(size, part))
-    crop(read.image, size, part, out=pixels, within=None if exact else read.extent)
-    return Loaded(read.size, read.format)
+class Crop:
+    """What a model sees of a picture. To decode it for ``write`` takes ``need_bytes``.
+
+    Raises:
+        TooManyPixels: that is more than is allowed.
+        ServiceError: as ``images.decode`` does; so does ``write``.
+    """
+
+    def __init__(self, picture: Picture, settings: Settings, view: View) -> None:
+        self._view = view
+        self._exact = settings.decode == "exact"
+        enough = None if self._exact else enough_for(view.image_size, view.crop_pct)
+        self._source = Opened(picture, settings.max_pixels, enough) if isinstance(picture, bytes) else picture
+        self.need_bytes = self._source.need_bytes if isinstance(self._source, Opened) else 0
+        if self.need_bytes > settings.decode_memory:
+            raise TooManyPixels(
+                f"To read the picture would take {self.need_bytes / 1e6:,.0f} MB of memory, "
+                f"and {settings.decode_memory / 1e6:,.0f} MB are allowed; send it smaller."
+            )
+
+    def write(self, pixels: NDArray[np.uint8]) -> Loaded:
+        """Write it into a slot's pixels."""
+        size, part = self._view.image_size, self._view.crop_pct
+        if not isinstance(self._source, Opened):
+            image = Image.fromarray(self._source)
+            crop(image, size, part, out=pixels)
+            return Loaded(image.size, None)
+        read = self._source.read()
+        crop(read.image, size, part, out=pixels, within=None if self._exact else read.extent)
+        return Loaded(read.size, read.format)
 
 
 def _count(picture: Picture, loaded: Loaded, model: str, inference: Inference) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.decoders import Decoders
+from service.decoders import Decoders, Heavy
 from service.errors import EngineUnavailable
 from service.logs import logger
 from service.outputs import Wants
@@ -25,8 +25,8 @@ SILENCE_S = 5.0
 DEATHS, WITHIN_S = 3, 60.0
 """Where so many engines die within so long, another one is of no help."""
 
-Load = Callable[[NDArray[np.uint8], ModelCard], None]
-"""Writes a picture into a slot's pixels [S, S, 3], as the model on the card takes it."""
+Load = Callable[[NDArray[np.uint8], ModelCard], Heavy | None]
+"""Writes a picture into a slot's pixels [S, S, 3], as the model on the card takes it; or says what is left to do."""
 
 
 class Link:

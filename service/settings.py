@@ -61,6 +61,12 @@ class Settings(BaseSettings):
         description="`fast` reads large JPEGs at a reduced scale, never below four times what the model sees; "
         "`exact` gives bit for bit the crops that published accuracies rest on.",
     )
+    decode_memory: int = Field(
+        1_000_000_000,
+        ge=32_000_000,
+        description="Most memory, in bytes, that large pictures take while one HTTP process decodes them: they wait "
+        "for it, and one that needs more is refused.",
+    )
     page: bool = Field(True, description="Whether there is a page for people at `/`.")
     grace_s: float = Field(
         2.0, ge=0, description="Seconds that SIGTERM goes on serving, not ready, before listening ends."

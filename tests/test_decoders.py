@@ -3,10 +3,12 @@
 import asyncio
 import threading
 import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
 
 import pytest
 
-from service.decoders import Decoders
+from service.decoders import Decoders, Heavy
 
 
 async def test_work_is_done_in_another_thread() -> None:
@@ -34,6 +36,55 @@ async def test_what_is_not_wanted_any_more_is_not_begun() -> None:
     begun: list[str] = []
     first = decoders.submit(lambda: gate.wait(20))
     second = decoders.submit(lambda: begun.append("second"))
+    second.wanted = False
+    gate.set()
+    await asyncio.gather(first.done, second.done)
+    assert begun == []
+
+
+async def test_what_is_light_passes_by_what_is_heavy() -> None:
+    decoders, gate = Decoders(1, 100), threading.Event()
+    heavy = decoders.submit(lambda: Heavy(60, lambda: gate.wait(20)))
+    await asyncio.wait_for(decoders.submit(lambda: None).done, 20)
+    assert not heavy.done.done()
+    gate.set()
+    await heavy.done
+
+
+async def test_heavy_works_share_a_memory_in_the_order_in_which_they_came() -> None:
+    decoders, gate, begun = Decoders(3, 100), threading.Event(), SimpleQueue[int]()
+
+    def heavy(number: int, need_bytes: int) -> Callable[[], Heavy]:
+        def do() -> None:
+            begun.put(number)
+            gate.wait(20)
+
+        return lambda: Heavy(need_bytes, do)
+
+    works = []
+    for number, need_bytes in enumerate((60, 60, 40)):
+        works.append(decoders.submit(heavy(number, need_bytes)))
+        await decoders.submit(lambda: None).done
+    assert begun.get(timeout=20) == 0
+    assert begun.empty()  # the third would fit, but then the second might wait for ever
+    gate.set()
+    await asyncio.gather(*(work.done for work in works))
+    assert sorted(begun.get() for _ in range(2)) == [1, 2]
+
+
+async def test_what_heavy_work_raises_is_raised_and_its_memory_is_free_again() -> None:
+    decoders = Decoders(1, 100)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(decoders.submit(lambda: Heavy(100, lambda: 1 // 0)).done, 20)
+
+
+async def test_heavy_work_that_is_not_wanted_any_more_is_not_begun() -> None:
+    decoders, gate = Decoders(1, 100), threading.Event()
+    begun: list[str] = []
+    first = decoders.submit(lambda: Heavy(100, lambda: gate.wait(20)))
+    second = decoders.submit(lambda: Heavy(100, lambda: begun.append("second")))
+    await decoders.submit(lambda: None).done
     second.wanted = False
     gate.set()
     await asyncio.gather(first.done, second.done)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from service import cgroups
 from service.doctor.findings import Finding, failed, warning, well
+from service.inference import LIGHT_BYTES
 from service.settings import Settings, cores
 
 WORKER_BYTES = 100_000_000
@@ -52,7 +53,7 @@ def judge(settings: Settings, image_sizes: list[int], machine: Machine) -> Itera
     needed = needed_bytes(settings, image_sizes)
     found = f"{machine.memory / 1e9:.1f} GB; {needed / 1e9:.1f} GB may be needed"
     if needed > machine.memory:
-        advice = "Give it more, or fewer workers, a lower VOLO_MAX_PIXELS or VOLO_QUEUE_LIMIT."
+        advice = "Give it more, or fewer workers, a lower VOLO_DECODE_MEMORY or VOLO_QUEUE_LIMIT."
         yield warning("Memory", found, advice)
     else:
         yield well("Memory", found)
@@ -70,7 +71,7 @@ def needed_bytes(settings: Settings, image_sizes: list[int]) -> int:
     """What the processes, their slots, and the largest pictures in every decoder take together at worst."""
     slots = settings.queue_limit + 3 * settings.max_batch + settings.decode_threads
     slab = slots * sum(size * size * 3 + 20_000 for size in image_sizes)
-    decoding = settings.decode_threads * settings.max_pixels * 3
+    decoding = settings.decode_threads * LIGHT_BYTES + settings.decode_memory
     return settings.http_workers * (WORKER_BYTES + slab + decoding) + len(image_sizes) * ENGINE_BYTES
 
 

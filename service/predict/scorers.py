@@ -94,12 +94,12 @@ class LocalScorer:
         """The picture as the model sees it [S, S, 3], or what is wrong with it."""
         import numpy as np
 
-        from service.inference import load_crop
+        from service.inference import Crop
 
         size = self._classifier.image_size
         pixels = np.empty((size, size, 3), np.uint8)
         try:
-            load_crop(read(file, self._settings.max_pixels), self._settings, pixels, self._classifier)
+            Crop(read(file, self._settings.max_pixels), self._settings, self._classifier).write(pixels)
         except (ServiceError, OSError) as error:
             return error
         return pixels

@@ -1,0 +1,100 @@
+"""What decoding takes is known before, bounded, and no trouble to others."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calling import application, calling, serving_engine
+from PIL import Image
+from running import ROOT
+from test_api import png
+
+from service.images import Opened, Reduced
+
+SIDE = 2000
+RGB = Image.fromarray(np.random.default_rng(0).integers(0, 255, (SIDE // 20, SIDE // 20, 3), np.uint8)).resize(
+    (SIDE, SIDE)
+)
+RGBA = RGB.copy()
+RGBA.putalpha(128)
+GREY = np.asarray(RGB.convert("L"))
+TURNED = Image.Exif()
+TURNED[0x112] = 6
+FILES: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+    "PNG": (RGB, "PNG", {"compress_level": 1}),
+    "PNG, transparent": (RGBA, "PNG", {"compress_level": 1}),
+    "PNG, palette, transparent": (RGB.quantize(16), "PNG", {"transparency": 0}),
+    "PNG, 16 bits": (Image.fromarray(GREY.astype(np.uint16) * 257), "PNG", {"compress_level": 1}),
+    "JPEG, turned": (RGB, "JPEG", {"exif": TURNED}),
+    "JPEG, progressive": (RGB, "JPEG", {"progressive": True, "subsampling": 0}),
+    "JPEG, CMYK": (RGB.convert("CMYK"), "JPEG", {}),
+    "WebP": (RGB, "WEBP", {"lossless": True, "method": 0}),
+    "WebP, transparent": (RGBA, "WEBP", {"method": 0}),
+    "AVIF, transparent": (RGBA, "AVIF", {"speed": 10}),
+    "TIFF of floats": (Image.fromarray(GREY.astype(np.float32)), "TIFF", {}),
+}
+READ = """
+import re, sys
+from pathlib import Path
+from service.images import Opened
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+data = Path(sys.argv[1]).read_bytes()
+before = peak()
+opened = Opened(data, 10**8, int(sys.argv[2]) or None)
+opened.read()
+print(opened.need_bytes, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("at_least", [0, 1000], ids=["exact", "fast"])
+@pytest.mark.parametrize("kind", FILES)
+def test_no_picture_takes_more_memory_than_its_header_says(tmp_path: Path, kind: str, at_least: int) -> None:
+    image, name, how = FILES[kind]
+    file = tmp_path / "picture"
+    image.save(file, name, **how)
+    read = [sys.executable, "-c", READ, str(file), str(at_least)]
+    told = subprocess.run(read, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    need, took = map(int, told.split())
+    assert took <= 1.05 * need + 2_000_000  # libraries have a little of their own
+
+
+async def test_small_pictures_are_answered_while_a_large_one_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begun = threading.Event(), threading.Event()
+    read = Opened.read
+
+    def read_slowly(opened: Opened) -> Reduced:
+        if opened.need_bytes > 32_000_000:
+            begun.set()
+            assert gate.wait(20)
+        return read(opened)
+
+    monkeypatch.setattr(Opened, "read", read_slowly)
+    async with serving_engine() as engine, calling(application(engine)) as client:
+        large = [asyncio.create_task(client.post("/predict", content=png(3, (3000, 3000)))) for _ in range(9)]
+        await asyncio.to_thread(begun.wait, 20)
+        for _ in range(3):
+            assert (await client.post("/predict", content=png(1))).status_code == 200
+        assert not any(request.done() for request in large)
+        gate.set()
+        assert {answer.status_code for answer in await asyncio.gather(*large)} == {200}
+
+
+async def test_a_picture_that_would_take_more_than_there_may_be_is_refused_by_its_header() -> None:
+    file = BytesIO()
+    Image.new("RGB", (13_300, 13_300)).save(file, "PNG")
+    async with (
+        serving_engine() as engine,
+        calling(application(engine, max_pixels=200_000_000, decode_memory=1_000_000_000)) as client,
+    ):
+        answer = await client.post("/predict", content=file.getvalue())
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_many_pixels")
+        assert "1,415 MB of memory, and 1,000 MB are allowed" in answer.json()["detail"]
