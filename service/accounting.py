@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from secrets import token_hex
+from typing import Self
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,8 @@ class Record:
     """What is known of one request.
 
     ``stages`` are seconds by name, ``outcome`` is ok or an error's code, ``model`` is the one that was asked.
-    ``deadline_s`` is when its answer is of no use any more, of the monotonic clock.
+    ``deadline_s`` is when its answer is of no use any more, of the monotonic clock. One that ``streams`` does not hold
+    its whole body.
     ``answering_s`` is when the answer began, of the monotonic clock. ``timeline`` has each stage with when it began and
     its seconds; of several pictures in one request it has those of all, and ``stages`` the last one's.
     """
@@ -32,11 +34,17 @@ class Record:
         self.request_id = request_id
         self.arrival_s = time.monotonic()
         self.deadline_s = math.inf
+        self.streams = False
         self.outcome = "ok"
         self.model = ""
         self.answering_s: float | None = None
         self.stages: dict[str, float] = {}
         self.timeline: list[tuple[str, float, float]] = []
+
+    @classmethod
+    def new(cls) -> Self:
+        """Of a request without an id."""
+        return cls(token_hex(16))
 
     @property
     def elapsed_s(self) -> float:

@@ -36,6 +36,7 @@ from service import (
 )
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
+from service.bodies import Bodies
 from service.contract import document
 from service.control import Reload
 from service.decoders import Decoders
@@ -113,6 +114,7 @@ def create_app(
     if settings.cors_origins:
         # outside of access: browsers ask for leave without a key, and are to read why they were refused
         app.add_middleware(CORSMiddleware, **_cors(settings))
+    app.add_middleware(Bodies, most_bytes=settings.body_memory)
     app.add_middleware(Accounting, apology=_apology)
     if traces:
         traces.follow(app)

@@ -132,6 +132,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         record: Record = request.state.record
         record.model = models.name(query.model)
         record.deadline_s = record.arrival_s + timeout_s(request)
+        record.streams = True
         models.card(query.model)
         return NdjsonResponse(Batch(models, settings, room, request, query).respond)
 

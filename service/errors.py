@@ -59,6 +59,24 @@ class NotAcceptable(ServiceError):
     example = "Accept takes nothing that there is: application/json."
 
 
+class MalformedRequest(ServiceError):
+    code = "malformed_request"
+    title = "This is no HTTP request"
+    example = "This is no HTTP/1.1 request."
+
+
+class HeadTooSlow(ServiceError):
+    code = "head_too_slow"
+    title = "The headers took too long"
+    example = "The request's headers were not there within 10 s."
+
+
+class HeadTooLarge(ServiceError):
+    code = "head_too_large"
+    title = "The headers are too large"
+    example = "The request's line and headers have more than the 65,536 bytes that are allowed."
+
+
 class EmptyBody(ServiceError):
     code = "empty_body"
     title = "No picture was sent"
@@ -129,7 +147,10 @@ class Overloaded(RetryableError):
     example = "Too many pictures wait for the model."
 
     def __init__(
-        self, detail: str, retry_after_s: float, reason: Literal["queue_full", "deadline", "no_slot"] = "queue_full"
+        self,
+        detail: str,
+        retry_after_s: float,
+        reason: Literal["queue_full", "deadline", "no_slot", "memory", "connections"] = "queue_full",
     ) -> None:
         super().__init__(detail, retry_after_s)
         self.reason = reason

@@ -16,6 +16,7 @@ Kinds = Iterable[type[errors.ServiceError]]
 Responses = dict[int | str, dict[str, Any]]
 
 STATUS: dict[type[errors.ServiceError], int] = {
+    errors.MalformedRequest: 400,
     errors.EmptyBody: 400,
     errors.MalformedBody: 400,
     errors.Unauthorized: 401,
@@ -23,6 +24,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnknownModel: 404,
     errors.WrongMethod: 405,
     errors.NotAcceptable: 406,
+    errors.HeadTooSlow: 408,
     errors.ReloadFailed: 409,
     errors.TooManyBytes: 413,
     errors.TooManyPictures: 413,
@@ -31,6 +33,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.UnsupportedType: 415,
     errors.TruncatedImage: 422,
     errors.InvalidParameter: 422,
+    errors.HeadTooLarge: 431,
     errors.ClientGone: 499,  # nobody reads it; what nginx says for the same
     errors.InferenceFailed: 500,
     errors.InternalError: 500,

@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     timeout_s: float = Field(10.0, gt=0, description="Seconds a request may take from its headers to its answer.")
     max_bytes: int = Field(20_000_000, ge=1, description="Largest picture, in bytes as sent.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest picture, in pixels.")
+    body_memory: int = Field(
+        500_000_000,
+        ge=1,
+        description="Most memory, in bytes, that bodies take which one HTTP process receives; more are refused. Those "
+        "of `POST /predict/batch` take none.",
+    )
     batch_max_pictures: int = Field(10_000, ge=1, description="Most pictures in one `POST /predict/batch`.")
     batch_max_bytes: int = Field(
         2_000_000_000, ge=1, description="Largest body of one `POST /predict/batch`, as sent and as unpacked."
@@ -131,6 +137,12 @@ class Settings(BaseSettings):
             raise ValueError("models: each needs a name of its own; say NAME=PATH")
         if len(several) > 1 and (self.labels or self.weights_sha256):
             raise ValueError("models: labels and weights_sha256 are for one model; name the classes in the checkpoints")
+        return self
+
+    @model_validator(mode="after")
+    def _check_body_memory(self) -> Self:
+        if self.body_memory < 2 * self.max_bytes:
+            raise ValueError("body_memory: it needs room for two pictures of max_bytes, for base64 makes one larger")
         return self
 
     @property

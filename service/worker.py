@@ -10,13 +10,14 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.connection import Connection
 from service.control import ask_to_reload
 from service.inference import Models
 from service.logs import logger
@@ -47,7 +48,7 @@ class GracefulServer(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, url: str = "") -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=cast(Any, partial(Connection, patience_s=settings.timeout_s)),
             ws="none",
             log_config=None,
             access_log=False,

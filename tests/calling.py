@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import uvicorn
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 
 from service import metrics
 from service.app import create_app
+from service.connection import Connection
 from service.settings import Settings
 
 
@@ -50,9 +52,10 @@ async def calling(app: FastAPI, ready: bool = True) -> AsyncIterator[httpx.Async
 
 
 @asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[int]:
+async def listening(app: FastAPI, patience_s: float = 10.0) -> AsyncIterator[int]:
     """The port of a real server that runs the application, once it is ready."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    http = partial(Connection, patience_s=patience_s)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, http=cast(Any, http)))
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started and not app.state.models.ailments())
     try:

@@ -19,6 +19,7 @@ from running import CAT
 from test_api import png
 
 from service.batch_api import PictureLine, ProblemLine, Room
+from service.images import Opened
 from service.settings import Settings
 
 PHOTO = CAT.read_bytes()
@@ -179,14 +180,14 @@ async def test_what_came_before_a_break_is_answered_and_the_last_line_tells_of_i
 async def test_a_picture_on_which_the_service_fails_is_one_bad_line(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from service import images
+    open_ = Opened.__init__
 
-    def clumsy(data: bytes, *limits: Any) -> images.Reduced:
+    def clumsy(opened: Opened, data: bytes, *limits: Any) -> None:
         if data == b"trip":
             raise ZeroDivisionError("the secret recipe")
-        return images.decode_reduced(data, *limits)
+        open_(opened, data, *limits)
 
-    monkeypatch.setattr("service.inference.decode_reduced", clumsy)
+    monkeypatch.setattr(Opened, "__init__", clumsy)
     first, bad, last = lines(await post(client, FORM_TYPE, form({"1": png(1), "2": b"trip", "3": png(3)})))
     assert (first["status"], bad["status"], last["status"]) == (200, 500, 200)
     assert bad["code"] == "internal_error"

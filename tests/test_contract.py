@@ -21,7 +21,14 @@ from service.settings import Settings
 
 DOCUMENT = apidoc.contract()
 OPEN = ("/health", "/metrics", "/ping", "/v2/health", "/samples", "/assets")
-OF_NO_ROUTE = {errors.ClientGone, errors.NoSuchPath, errors.WrongMethod}
+OF_NO_ROUTE = {
+    errors.MalformedRequest,
+    errors.HeadTooSlow,
+    errors.HeadTooLarge,
+    errors.ClientGone,
+    errors.NoSuchPath,
+    errors.WrongMethod,
+}
 
 
 def operations(document: dict[str, Any] = DOCUMENT) -> Iterator[tuple[str, str, dict[str, Any]]]:

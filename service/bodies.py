@@ -1,0 +1,42 @@
+"""What the bodies of all requests take together."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.accounting import Record
+from service.errors import Overloaded
+
+RETRY_S = 1.0
+
+
+class Bodies:
+    """ASGI middleware that refuses to receive more while the bodies of requests under way have so many bytes.
+
+    Those whose record says that they stream are not counted: they see to what they hold of theirs.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record: Record = scope["state"]["record"]
+        held = 0
+
+        async def receive_counted() -> Message:
+            nonlocal held
+            message = await receive()
+            size = 0 if record.streams else len(message.get("body", b""))
+            if self._held + size > self._most_bytes:
+                raise Overloaded("Too much is being uploaded at once.", RETRY_S, "memory")
+            held += size
+            self._held += size
+            return message
+
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._held -= held

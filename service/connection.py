@@ -1,0 +1,165 @@
+"""A connection to an HTTP caller: uvicorn's, but none can be held open for nothing, or fill the memory with a head."""
+
+import asyncio
+import resource
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service import metrics
+from service.accounting import Record
+from service.errors import HeadTooLarge, HeadTooSlow, MalformedRequest, Overloaded, ServiceError
+from service.logs import logger
+from service.problems import problem
+
+HEAD_BYTES = 65_536
+"""A request's line and headers."""
+LINGER_S = 1.0
+"""How long to read on, and read nothing, behind a refusal: hung up on at once, callers lose it."""
+SPARE_FILES = 100
+"""Descriptors that are no connections: engines, logs, uploads on disk."""
+
+
+class Connection(HttpToolsProtocol):
+    """Hangs up on whoever takes longer than ``patience_s`` to send a request's head, or does not read its answer for so
+    long. What is no request is answered in our form, and counted.
+    """
+
+    def __init__(self, *given: Any, patience_s: float, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._patience_s = patience_s
+        self._head_bytes = self._unfinished_bytes = 0
+        self._in_head = True
+        self._heads = 0
+        self._begun = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._refusal: ServiceError | None = None
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > most_connections():
+            self._refuse(Overloaded("Too many connections are open.", 1.0, "connections"))
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        if self._stall_timer:
+            self._stall_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        in_head, heads = self._in_head, self._heads
+        if in_head:
+            self._expect_head()
+        super().data_received(data)
+        if in_head and self._heads == heads and not self._refused:
+            self._unfinished_bytes += len(data)  # of a header that has no end yet nothing else tells
+            if self._unfinished_bytes > HEAD_BYTES:
+                self._refuse(_too_large())
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun = True
+        self._expect_head()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = self._begun = False
+        self._heads += 1
+        self._head_bytes = self._unfinished_bytes = 0
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(self._patience_s, self._hang_up)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stall_timer:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn answers to what it cannot read."""
+        self._refuse(self._refusal or MalformedRequest("This is no HTTP/1.1 request."))
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES:
+            self._refusal = _too_large()
+            raise self._refusal
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._patience_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self._is_answering():
+            self._expect_head()  # what has begun to come is the next request
+        elif self._begun:
+            self._refuse(HeadTooSlow(f"The request's headers were not there within {self._patience_s:g} s."))
+        else:
+            self.transport.close()
+
+    def _hang_up(self) -> None:
+        logger.info("hung up on a caller that does not read its answer", after_s=self._patience_s)
+        self.transport.abort()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer that this is no request, and hang up; after the answer to the one before, if that is still to come."""
+        self._refused = True
+        self._stop_waiting()
+        record = Record.new()
+        answer = problem(record, error)
+        metrics.requests_of("unmatched", "", error.code).inc()
+        logger.info("request", request_id=record.request_id, endpoint="unmatched", outcome=error.code)
+        if self._is_answering() and not self.cycle.more_body:
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        if not self._is_answering() or not self.cycle.response_started:
+            head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+            status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
+            self.transport.write(status + head + b"connection: close\r\n\r\n" + bytes(answer.body))
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+                self.loop.call_later(LINGER_S, self.transport.close)
+                return
+        self.transport.close()
+
+
+def most_connections() -> int:
+    """As many as there are descriptors for."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, files - SPARE_FILES)
+
+
+def _too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The request's line and headers have more than the {HEAD_BYTES:,} bytes that are allowed.")

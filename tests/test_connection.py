@@ -1,0 +1,194 @@
+"""Connections over real sockets: nobody holds one open for nothing, and what is no request is told so."""
+
+import asyncio
+import json
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from calling import application, eventually, listening, outcomes, serving_engine
+from fakes import FakeDevice
+from test_api import png
+
+from service import connection
+from service.connection import HEAD_BYTES
+
+PICTURE = png(1)
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
+
+
+class Caller:
+    """A connection whose bytes the test chooses."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def answer(self) -> tuple[int, Any]:
+        """The status and the JSON of the next answer."""
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).lower()
+        length = int(head.partition(b"content-length:")[2].split()[0])
+        return int(head.split()[1]), json.loads(await self.reader.readexactly(length))
+
+    async def hung_up(self) -> bool:
+        """Return when the other end has hung up; whether it said nothing before."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), 20) == b""
+        except ConnectionResetError:
+            return True
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[Caller]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Caller(reader, writer)
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def served(device: FakeDevice | None = None, patience_s: float = 10.0, **settings: Any) -> AsyncIterator[int]:
+    async with serving_engine(device) as engine, listening(application(engine, **settings), patience_s) as port:
+        yield port
+
+
+async def test_whoever_sends_nothing_is_hung_up_on_in_silence() -> None:
+    async with served(patience_s=0.05) as port, connected(port) as silent:
+        assert await silent.hung_up()
+
+
+async def test_whoever_sends_its_headers_too_slowly_is_told_and_hung_up_on() -> None:
+    before = outcomes()
+    async with served(patience_s=0.05) as port, connected(port) as slow:
+        slow.writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        status, told = await slow.answer()
+        assert (status, told["code"]) == (408, "head_too_slow")
+        assert await slow.hung_up()
+    assert outcomes() - before == Counter({("unmatched", "head_too_slow"): 1})
+
+
+async def test_a_second_request_has_no_more_time_for_its_headers_than_the_first() -> None:
+    async with served(patience_s=0.2) as port, connected(port) as caller:
+        caller.writer.write(POST)
+        assert (await caller.answer())[0] == 200
+        caller.writer.write(b"\r\n\r\nPOST /pre")
+        assert (await caller.answer())[0] == 408
+
+
+async def test_whoever_waits_for_an_answer_is_left_the_time() -> None:
+    device = FakeDevice()
+    device.gate.clear()
+    async with served(device, patience_s=0.05) as port, connected(port) as caller:
+        caller.writer.write(POST + b"GET /health/live HT")
+        await device.under_way()
+        await asyncio.sleep(0.2)  # some times the patience with headers
+        device.gate.set()
+        assert (await caller.answer())[0] == 200
+        assert (await caller.answer())[0] == 408  # what has begun to come behind it did not come to its end
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"\0" * 99,
+    ],
+    ids=["TLS", "HTTP/2", "words", "zeros"],
+)
+async def test_what_is_no_request_is_told_so_and_counted(rubbish: bytes) -> None:
+    before = outcomes()
+    async with served() as port, connected(port) as caller:
+        caller.writer.write(rubbish)
+        status, told = await caller.answer()
+        assert (status, told["code"]) == (400, "malformed_request")
+        assert await caller.hung_up()
+    assert outcomes() - before == Counter({("unmatched", "malformed_request"): 1})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100_000,
+        b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 10_000_000,
+        b"GET /" + b"x" * 10_000_000,
+        b"GET / HTTP/1.1\r\nX-Long: " + b"x" * HEAD_BYTES + b"\r\n\r\n",
+    ],
+    ids=["100,000 headers", "a header without an end", "a path without an end", "whole, and too long"],
+)
+async def test_a_head_without_an_end_is_refused_before_it_fills_the_memory(head: bytes) -> None:
+    async with served() as port, connected(port) as caller:
+        caller.writer.write(head)
+        status, told = await caller.answer()
+        assert (status, told["code"]) == (431, "head_too_large")
+
+
+async def test_rubbish_behind_a_request_does_not_cost_it_its_answer() -> None:
+    device = FakeDevice()
+    device.gate.clear()
+    async with served(device) as port, connected(port) as caller:
+        caller.writer.write(POST + b"\0rubbish\r\n\r\n")
+        await device.under_way()
+        device.gate.set()
+        assert (await caller.answer())[0] == 200
+        assert await caller.hung_up()
+
+
+async def test_a_body_in_broken_chunks_is_told_so() -> None:
+    async with served() as port, connected(port) as caller:
+        caller.writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        status, told = await caller.answer()
+        assert (status, told["code"]) == (400, "malformed_request")
+
+
+async def test_whoever_does_not_read_its_answer_is_hung_up_on() -> None:
+    before = outcomes()
+    files = b"".join(b'{"image": "bm8gcGljdHVyZQ==", "id": "%s"}\n' % (b"x" * 500) for _ in range(9000))
+    head = (
+        b"POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
+    )
+    async with served(patience_s=0.2) as port:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+            deaf.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", port))
+            await asyncio.get_running_loop().sock_sendall(deaf, head % len(files) + files)
+            await eventually(lambda: outcomes() - before)
+    assert outcomes() - before == Counter({("/predict/batch", "client_gone"): 1})
+
+
+async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "most_connections", lambda: 1)
+    async with served() as port, connected(port) as first:
+        first.writer.write(POST)
+        assert (await first.answer())[0] == 200
+        async with connected(port) as second:
+            status, told = await second.answer()
+            assert (status, told["code"]) == (503, "overloaded")
+        first.writer.write(POST)
+        assert (await first.answer())[0] == 200
+
+
+async def test_bodies_take_no_more_memory_than_they_may_together() -> None:
+    begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 95000\r\n\r\n" + b"x" * 90_000
+    async with served(max_bytes=100_000, body_memory=200_000) as port:
+        async with connected(port) as one, connected(port) as other, connected(port) as third:
+            for caller in (one, other):
+                caller.writer.write(
+                    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 95000\r\n\r\n" + b"x" * 90_000
+                )
+                await caller.writer.drain()
+            await asyncio.sleep(0.05)  # for both to be received
+            third.writer.write(begun)
+            status, told = await third.answer()
+            assert (status, told["code"]) == (503, "overloaded")
+            one.writer.write(b"x" * 5000)
+            assert (await one.answer())[1]["code"] == "not_an_image"
+        async with connected(port) as good:  # those who left have given theirs back
+            good.writer.write(POST)
+            assert (await good.answer())[0] == 200
