@@ -9,7 +9,8 @@ it is (`now`, monotonic seconds) and acts:
     while batch := queue.take(now): ...     # start these,
     queue.finished(batch, seconds)          # and say when each is done
 
-Jobs in the background use what the others leave: places that a run has to spare, and lanes that nobody waits for.
+Jobs in the background use what the others leave: places that a run has to spare, and lanes that nobody waits for. So
+that they get on even where nothing is left, they have a small share of the device's time whatever happens.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -22,6 +23,12 @@ from service.costs import Costs
 
 BACKGROUND_RUN_S = 0.02
 """How long a run in the background may take, unless one of a single job takes longer."""
+BACKGROUND_SHARE = 0.05
+"""So much device time the background gets for each second that the others get, however many of them wait.
+
+By the costs that are known, from when a job waits there until none does any more; a run that is due may be late by one
+of the others. To them it costs that share of their throughput, and a lone one of them waits for at most one such run.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,7 @@ class Queue:
         self._line = Line()
         self._background = Line()
         self._running: dict[Batch, float] = {}  # when each run should be done
+        self._owed_s = 0.0  # of the device's time, to the background
 
     @property
     def depth(self) -> int:
@@ -175,17 +183,16 @@ class Queue:
         if idle <= 0 and (idle <= -self.ahead or self.depth < self.costs.largest):
             return None
         start_s = self._starts(now)[0]
-        jobs = self._line.leave(self._next_run(start_s, -(-self.depth // max(idle, 1)))) if self._line else ()
-        if jobs:
-            spare = self.costs.padded_size(len(jobs)) - len(jobs)
-            jobs += self._background.leave(slice(0, spare))
-        elif idle > min(1, self.lanes - 1):  # where there are several lanes, one is kept free for whoever comes
-            jobs = self._background.leave(slice(0, self._background_run()))
+        jobs = self._run_behind(start_s) if self._background_is_due() else ()
+        jobs = jobs or self._run_in_front(start_s, lanes=max(idle, 1))
+        if not jobs and idle > min(1, self.lanes - 1):  # where there are several lanes, one is kept for whoever comes
+            jobs = self._run_behind(start_s)
         if not jobs:
             return None
         alone = idle == self.lanes > 1 and not self._line and not jobs[0].background and not self._background
         batch = Batch(jobs, self.costs.padded_size(len(jobs)), alone)
         self._running[batch] = start_s + self.costs.seconds(len(jobs))
+        self._settle(batch)
         return batch
 
     def finished(self, batch: Batch, seconds: float | None) -> None:
@@ -198,26 +205,57 @@ class Queue:
         """How many jobs a run in the background has at most: who comes meanwhile shall not wait long for its end."""
         return max([1, *(size for size in self.costs.ladder if self.costs.seconds(size) <= BACKGROUND_RUN_S)])
 
-    def _next_run(self, start_s: float, share: int) -> slice:
-        """The stretch of the line to run next: a lane's share of it, or less where more jobs are met that way.
+    def _background_s(self) -> float:
+        """What a run in the background takes."""
+        return self.costs.seconds(min(self._background_run(), len(self._background)))
+
+    def _background_is_due(self) -> bool:
+        """Whether what the background is owed pays for a run."""
+        return bool(self._background) and self._owed_s >= self._background_s()
+
+    def _settle(self, batch: Batch) -> None:
+        """Note what a run takes of the device's time, and how much of that goes to the background."""
+        seconds = self.costs.seconds(len(batch.jobs))
+        behind_s = seconds * sum(job.background for job in batch.jobs) / len(batch.jobs)
+        owed_s = self._owed_s + BACKGROUND_SHARE * (seconds - behind_s) - behind_s
+        # what it got beyond its share was nobody else's loss; and nothing is put by while nobody waits there
+        self._owed_s = max(owed_s, 0.0) if self._background else 0.0
+
+    def _run_in_front(self, start_s: float, lanes: int) -> tuple[Job, ...]:
+        """Jobs for a run, out of the line, which is shared by so many lanes; and in the places to spare others."""
+        jobs = self._next_run(self._line, start_s, -(-self.depth // lanes))
+        if not jobs:
+            return ()
+        spare = self.costs.padded_size(len(jobs)) - len(jobs)
+        first = self._background.first_to_bear(start_s + self.costs.seconds(len(jobs)))
+        return jobs + self._background.leave(slice(first, first + spare))
+
+    def _run_behind(self, start_s: float) -> tuple[Job, ...]:
+        """Jobs for a run in the background, out of their line."""
+        return self._next_run(self._background, start_s, self._background_run())
+
+    def _next_run(self, line: Line, start_s: float, share: int) -> tuple[Job, ...]:
+        """The stretch of a line to run next, out of it: a lane's share, or less where more jobs are met that way.
 
         Jobs before the stretch cannot bear its run: they are passed over where to save them would cost more
         others their deadlines. Cut to save every first job, runs would shrink just when the load is highest.
         """
-        size = self.costs.first_run(share)
-        if self._line.first_to_bear(start_s + self.costs.seconds(size)) > 0:
+        if not line:
+            return ()
+        size = self.costs.first_run(min(share, len(line)))
+        if line.first_to_bear(start_s + self.costs.seconds(size)) > 0:
             sizes = [size, *(rung for rung in reversed(self.costs.ladder) if rung < size)]
-            size = max(sizes, key=lambda size: self._met(start_s, size))
-        first = self._line.first_to_bear(start_s + self.costs.seconds(size))
-        return slice(first, first + size)
+            size = max(sizes, key=lambda size: self._met(line, start_s, size))
+        first = line.first_to_bear(start_s + self.costs.seconds(size))
+        return line.leave(slice(first, first + size))
 
-    def _met(self, start_s: float, size: int) -> int:
+    def _met(self, line: Line, start_s: float, size: int) -> int:
         """How many of the waiting jobs are met by a run of `size` then, and full ones after it."""
         met, place, finish_s = 0, 0, start_s
-        while place < self.depth:
-            finish_s += self.costs.seconds(min(size, self.depth - place))
-            place = max(place, self._line.first_to_bear(finish_s))
-            met += min(size, self.depth - place)
+        while place < len(line):
+            finish_s += self.costs.seconds(min(size, len(line) - place))
+            place = max(place, line.first_to_bear(finish_s))
+            met += min(size, len(line) - place)
             place += size
             size = self.costs.largest
         return met
@@ -248,9 +286,17 @@ class Queue:
         return sorted(ends + [now] * (self.lanes - len(ends)))[-self.lanes :]
 
     def _start_s(self, place: int, starts: list[float]) -> float:
-        """When the run of the job at `place` will start, after full runs on every lane."""
+        """When the run of the job at `place` will start, after full runs on every lane and what the background is due."""
         runs_before, full_s = place // self.costs.largest, self.costs.seconds(self.costs.largest)
-        return starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
+        start_s = starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
+        return start_s + self._background_before_s(runs_before * full_s) / self.lanes
+
+    def _background_before_s(self, seconds: float) -> float:
+        """How long the background will run before so many seconds of the others' runs are done, and the next begins."""
+        if not self._background:
+            return 0.0
+        run_s = self._background_s()
+        return (self._owed_s + BACKGROUND_SHARE * seconds) // run_s * run_s
 
     def _finish_s(self, place: int, starts: list[float]) -> float:
         """When the job at `place` will be done, in a run as small as can be afforded."""
