@@ -286,17 +286,13 @@ class Queue:
         return sorted(ends + [now] * (self.lanes - len(ends)))[-self.lanes :]
 
     def _start_s(self, place: int, starts: list[float]) -> float:
-        """When the run of the job at `place` will start, after full runs on every lane and what the background is due."""
+        """When the run of the job at `place` will start, after full runs on every lane and the background's share."""
         runs_before, full_s = place // self.costs.largest, self.costs.seconds(self.costs.largest)
         start_s = starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
-        return start_s + self._background_before_s(runs_before * full_s) / self.lanes
-
-    def _background_before_s(self, seconds: float) -> float:
-        """How long the background will run before so many seconds of the others' runs are done, and the next begins."""
-        if not self._background:
-            return 0.0
-        run_s = self._background_s()
-        return (self._owed_s + BACKGROUND_SHARE * seconds) // run_s * run_s
+        if self._background:
+            run_s = self._background_s()
+            start_s += (self._owed_s + BACKGROUND_SHARE * runs_before * full_s) // run_s * run_s / self.lanes
+        return start_s
 
     def _finish_s(self, place: int, starts: list[float]) -> float:
         """When the job at `place` will be done, in a run as small as can be afforded."""

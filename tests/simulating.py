@@ -1,8 +1,7 @@
 """Callers, a queue and a device on a virtual clock."""
 
 import heapq
-import random
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
