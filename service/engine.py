@@ -292,6 +292,7 @@ class Engine:
             predicted_wait_s=self._queue.predicted_wait_s(now),
             running_s=running_s,
             since_success_s=self._since_success_s(),
+            lone_s=self._queue.costs.seconds(1),
         )
 
     def _running_s(self) -> float:

@@ -1,6 +1,7 @@
 """One picture through a model: what every protocol's routes call, whatever they make of the answer."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -165,7 +166,8 @@ class Models:
                             raise
                         await asyncio.sleep(max(error.retry_after_s, RETRY_S))
         except TimeoutError:
-            raise DeadlineExceeded("The answer was not ready in time.") from None
+            patience_s = deadline_s - record.arrival_s
+            raise DeadlineExceeded(f"The answer was not ready within {patience_s:.3g} s.") from None
 
     async def _infer(
         self,
@@ -190,7 +192,7 @@ class Models:
             write()
             return None
 
-        with link.slot() as slot:
+        with link.slot(math.inf if background else deadline_s) as slot:  # there it is found out in its turn
             async with self._background_decoding if background else nullcontext():
                 with record.stage("decode"):
                     await link.load(slot, load)
