@@ -1,7 +1,6 @@
 """One picture through a model: what every protocol's routes call, whatever they make of the answer."""
 
 import asyncio
-import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -192,7 +191,8 @@ class Models:
             write()
             return None
 
-        with link.slot(math.inf if background else deadline_s) as slot:  # there it is found out in its turn
+        # the background finds out in its turn; and without room of its own it would never get a slot under load
+        with link.slot() if background else link.slot(deadline_s, leave=self._settings.max_batch) as slot:
             async with self._background_decoding if background else nullcontext():
                 with record.stage("decode"):
                     await link.load(slot, load)

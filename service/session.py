@@ -135,11 +135,11 @@ class Session:
             await asyncio.wait([self._emptied, self._channel.closed], return_when=asyncio.FIRST_COMPLETED)
 
     @contextmanager
-    def slot(self, deadline_s: float = math.inf) -> Iterator[Slot]:
+    def slot(self, deadline_s: float = math.inf, leave: int = 0) -> Iterator[Slot]:
         """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
 
         Raises:
-            Overloaded: none is free, or the deadline could not be met even by a run of its own.
+            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline.
             EngineUnavailable: there is no engine to send it to.
         """
         if not self.connected:
@@ -148,7 +148,7 @@ class Session:
         if self.pulse and left_s < self.pulse.lone_s:
             detail = f"The model takes {self.pulse.lone_s:.3g} s; of the request's time there are {left_s:.3g} s left."
             raise Overloaded(detail, self._predicted_wait_s(), "deadline")
-        if not self._free:
+        if len(self._free) <= leave:
             raise Overloaded("Too many pictures are under way.", self._predicted_wait_s(), "no_slot")
         slot = Slot(self._free.pop(), self)
         try:
