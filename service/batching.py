@@ -13,13 +13,12 @@ Jobs in the background use what the others leave: places that a run has to spare
 that they get on even where nothing is left, they have a small share of the device's time whatever happens.
 """
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Hashable
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from service.costs import Costs
+from service.line import Job, Line
 
 BACKGROUND_RUN_S = 0.02
 """How long a run in the background may take, unless one of a single job takes longer."""
@@ -32,17 +31,6 @@ of the others. To them it costs that share of their throughput, and a lone one o
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One picture that waits for the device; times are monotonic seconds."""
-
-    key: Any
-    """Hashable; no two waiting jobs have the same."""
-    arrival_s: float
-    deadline_s: float
-    background: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a job was not let in, and in how many seconds one with the same patience would be."""
 
@@ -52,7 +40,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Jobs that run together, earliest deadline first, in a run of `padded_size` places.
+    """Jobs that run together, in a run of `padded_size` places: earliest deadline first, those in the background last.
 
     A run that is `alone` has every lane to itself: nothing else runs, nothing else waits.
     """
@@ -68,55 +56,12 @@ def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
     return jobs[:middle], jobs[middle:]
 
 
-_deadline = attrgetter("deadline_s")
-_rank = attrgetter("deadline_s", "arrival_s")
+class _Outlook(NamedTuple):
+    """What is before those who wait: when each lane can start its next run, the soonest first, and what a run in the
+    background takes, if any job waits there."""
 
-
-class Line:
-    """Jobs that wait, the earliest deadline first."""
-
-    def __init__(self) -> None:
-        # A sorted list, not a heap: a place in the line is one bisection, a cancelled job leaves nothing
-        # behind, and to shift a few thousand pointers costs less than the calls around it.
-        self._jobs: list[Job] = []
-        self._by_key: dict[Hashable, Job] = {}
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __getitem__(self, place: int) -> Job:
-        return self._jobs[place]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._by_key
-
-    def add(self, job: Job) -> None:
-        insort(self._jobs, job, key=_rank)
-        self._by_key[job.key] = job
-
-    def remove(self, key: Hashable) -> bool:
-        """Take the job out; False if it does not wait here."""
-        job = self._by_key.pop(key, None)
-        if job is None:
-            return False
-        del self._jobs[self._jobs.index(job, bisect_left(self._jobs, _rank(job), key=_rank))]
-        return True
-
-    def leave(self, stretch: slice) -> tuple[Job, ...]:
-        """Take out the jobs of a stretch."""
-        jobs = tuple(self._jobs[stretch])
-        del self._jobs[stretch]
-        for job in jobs:
-            del self._by_key[job.key]
-        return jobs
-
-    def place_of(self, job: Job) -> int:
-        """Where a new job would stand."""
-        return bisect_right(self._jobs, _rank(job), key=_rank)
-
-    def first_to_bear(self, finish_s: float) -> int:
-        """The place of the first job that is met by a run that ends at `finish_s`; all behind it are too."""
-        return bisect_left(self._jobs, finish_s, key=_deadline)
+    starts: list[float]
+    behind_s: float | None
 
 
 class Queue:
@@ -153,7 +98,7 @@ class Queue:
 
     def predicted_wait_s(self, now: float) -> float:
         """Seconds from now to the start of a run that would hold the next in line."""
-        return self._start_s(self.depth, self._starts(now)) - now
+        return self._start_s(self.depth, self._outlook(now)) - now
 
     def submit(self, job: Job, now: float) -> Refusal | None:
         """Let `job` wait, or refuse it at once. Raise ValueError if its key is already waiting."""
@@ -263,10 +208,10 @@ class Queue:
     def _fits(self, job: Job, now: float) -> bool:
         """Whether `job` is met in its place in the line, and makes nobody late who was let in before."""
         place = self._line.place_of(job)
-        starts, size = self._starts(now), self.costs.largest
+        outlook, size = self._outlook(now), self.costs.largest
         pushed_a_run_back = range(place - place % size + size - 1, self.depth, size)
-        return self._finish_s(place, starts) <= job.deadline_s and not any(
-            self._finish_s(last, starts) <= self._line[last].deadline_s < self._finish_s(last + 1, starts)
+        return self._finish_s(place, outlook) <= job.deadline_s and not any(
+            self._finish_s(last, outlook) <= self._line[last].deadline_s < self._finish_s(last + 1, outlook)
             for last in pushed_a_run_back
         )
 
@@ -275,8 +220,8 @@ class Queue:
 
         For a patience shorter than a run alone no wait is enough; it then says how much is missing.
         """
-        starts = self._starts(now)
-        wait_s = max(starts[0] - now, self._finish_s(self.depth, starts) - job.deadline_s)
+        outlook = self._outlook(now)
+        wait_s = max(outlook.starts[0] - now, self._finish_s(self.depth, outlook) - job.deadline_s)
         return wait_s + self.costs.seconds(1)  # whoever comes back on the dot is as often too early as not
 
     def _starts(self, now: float) -> list[float]:
@@ -285,17 +230,20 @@ class Queue:
         # the first ends of runs that others are ahead for are no starts: those others begin there
         return sorted(ends + [now] * (self.lanes - len(ends)))[-self.lanes :]
 
-    def _start_s(self, place: int, starts: list[float]) -> float:
+    def _outlook(self, now: float) -> _Outlook:
+        return _Outlook(self._starts(now), self._background_s() if self._background else None)
+
+    def _start_s(self, place: int, outlook: _Outlook) -> float:
         """When the run of the job at `place` will start, after full runs on every lane and the background's share."""
         runs_before, full_s = place // self.costs.largest, self.costs.seconds(self.costs.largest)
-        start_s = starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
-        if self._background:
-            run_s = self._background_s()
-            start_s += (self._owed_s + BACKGROUND_SHARE * runs_before * full_s) // run_s * run_s / self.lanes
+        start_s = outlook.starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
+        if outlook.behind_s:
+            owed_s = self._owed_s + BACKGROUND_SHARE * runs_before * full_s
+            start_s += owed_s // outlook.behind_s * outlook.behind_s / self.lanes
         return start_s
 
-    def _finish_s(self, place: int, starts: list[float]) -> float:
+    def _finish_s(self, place: int, outlook: _Outlook) -> float:
         """When the job at `place` will be done, in a run as small as can be afforded."""
         # A short line leaves time to cut a run behind an urgent job; under load that is not to be counted on.
         own = place + 1 if self.depth < self.costs.largest else self.costs.largest
-        return self._start_s(place, starts) + self.costs.seconds(own)
+        return self._start_s(place, outlook) + self.costs.seconds(own)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import metrics
-from service.batching import Batch, Job, Queue, halves
+from service.batching import Batch, Queue, halves
 from service.device import DeviceFault, OutOfMemory
+from service.line import Job
 from service.logs import logger
 from service.outputs import Outputs, Wants
 from service.wire import Kind, ModelCard, Order, Outcome, Pulse, State

@@ -6,8 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from service.batching import BACKGROUND_SHARE, Batch, Job, Queue, halves
+from service.batching import BACKGROUND_SHARE, Batch, Queue, halves
 from service.costs import Costs
+from service.line import Job
 
 SECONDS = {1: 0.5, 2: 0.6, 4: 0.8, 8: 1.2}
 RATE = 8 / SECONDS[8]

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batching import Batch, Job, Queue, halves
+from service.batching import Batch, Queue, halves
 from service.costs import Costs
+from service.line import Job
 
 SECONDS = {1: 0.5, 2: 0.6, 4: 0.8, 8: 1.2}
 
