@@ -126,8 +126,8 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         Each has its line in the answer, in the order sent and as soon as it is known. A bad picture is a bad line, with
         the `status`, `code`, `title` and `detail` that it would have had alone. If the body cannot be read any further,
         a last line of that kind, without `index` and `name`, tells why. In archives, folders, dotfiles and `__MACOSX`
-        are left out. Single requests come first. Pictures that are not done within `X-Request-Timeout-Ms` are lines
-        with `deadline_exceeded`; there is no other limit on the whole.
+        are left out. Single requests come first, but for a twentieth of the device's time. Pictures that are not done
+        within `X-Request-Timeout-Ms` are lines with `deadline_exceeded`; there is no other limit on the whole.
         """
         record: Record = request.state.record
         record.model = models.name(query.model)

@@ -9,30 +9,25 @@ it is (`now`, monotonic seconds) and acts:
     while batch := queue.take(now): ...     # start these,
     queue.finished(batch, seconds)          # and say when each is done
 
-Jobs in the background use what the others leave: places that a run has to spare, and lanes that nobody waits for.
+Jobs in the background use what the others leave: places that a run has to spare, and lanes that nobody waits for. So
+that they get on even where nothing is left, they have a small share of the device's time whatever happens.
 """
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Hashable
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from service.costs import Costs
+from service.line import Job, Line
 
 BACKGROUND_RUN_S = 0.02
 """How long a run in the background may take, unless one of a single job takes longer."""
+BACKGROUND_SHARE = 0.05
+"""So much device time the background gets for each second that the others get, however many of them wait.
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One picture that waits for the device; times are monotonic seconds."""
-
-    key: Any
-    """Hashable; no two waiting jobs have the same."""
-    arrival_s: float
-    deadline_s: float
-    background: bool = False
+By the costs that are known, from when a job waits there until none does any more; a run that is due may be late by one
+of the others. To them it costs that share of their throughput, and a lone one of them waits for at most one such run.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Jobs that run together, earliest deadline first, in a run of `padded_size` places.
+    """Jobs that run together, in a run of `padded_size` places: earliest deadline first, those in the background last.
 
     A run that is `alone` has every lane to itself: nothing else runs, nothing else waits.
     """
@@ -61,55 +56,12 @@ def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
     return jobs[:middle], jobs[middle:]
 
 
-_deadline = attrgetter("deadline_s")
-_rank = attrgetter("deadline_s", "arrival_s")
+class _Outlook(NamedTuple):
+    """What is before those who wait: when each lane can start its next run, the soonest first, and what a run in the
+    background takes, if any job waits there."""
 
-
-class Line:
-    """Jobs that wait, the earliest deadline first."""
-
-    def __init__(self) -> None:
-        # A sorted list, not a heap: a place in the line is one bisection, a cancelled job leaves nothing
-        # behind, and to shift a few thousand pointers costs less than the calls around it.
-        self._jobs: list[Job] = []
-        self._by_key: dict[Hashable, Job] = {}
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __getitem__(self, place: int) -> Job:
-        return self._jobs[place]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._by_key
-
-    def add(self, job: Job) -> None:
-        insort(self._jobs, job, key=_rank)
-        self._by_key[job.key] = job
-
-    def remove(self, key: Hashable) -> bool:
-        """Take the job out; False if it does not wait here."""
-        job = self._by_key.pop(key, None)
-        if job is None:
-            return False
-        del self._jobs[self._jobs.index(job, bisect_left(self._jobs, _rank(job), key=_rank))]
-        return True
-
-    def leave(self, stretch: slice) -> tuple[Job, ...]:
-        """Take out the jobs of a stretch."""
-        jobs = tuple(self._jobs[stretch])
-        del self._jobs[stretch]
-        for job in jobs:
-            del self._by_key[job.key]
-        return jobs
-
-    def place_of(self, job: Job) -> int:
-        """Where a new job would stand."""
-        return bisect_right(self._jobs, _rank(job), key=_rank)
-
-    def first_to_bear(self, finish_s: float) -> int:
-        """The place of the first job that is met by a run that ends at `finish_s`; all behind it are too."""
-        return bisect_left(self._jobs, finish_s, key=_deadline)
+    starts: list[float]
+    behind_s: float | None
 
 
 class Queue:
@@ -127,6 +79,7 @@ class Queue:
         self._line = Line()
         self._background = Line()
         self._running: dict[Batch, float] = {}  # when each run should be done
+        self._owed_s = 0.0  # of the device's time, to the background
 
     @property
     def depth(self) -> int:
@@ -145,7 +98,7 @@ class Queue:
 
     def predicted_wait_s(self, now: float) -> float:
         """Seconds from now to the start of a run that would hold the next in line."""
-        return self._start_s(self.depth, self._starts(now)) - now
+        return self._start_s(self.depth, self._outlook(now)) - now
 
     def submit(self, job: Job, now: float) -> Refusal | None:
         """Let `job` wait, or refuse it at once. Raise ValueError if its key is already waiting."""
@@ -175,17 +128,16 @@ class Queue:
         if idle <= 0 and (idle <= -self.ahead or self.depth < self.costs.largest):
             return None
         start_s = self._starts(now)[0]
-        jobs = self._line.leave(self._next_run(start_s, -(-self.depth // max(idle, 1)))) if self._line else ()
-        if jobs:
-            spare = self.costs.padded_size(len(jobs)) - len(jobs)
-            jobs += self._background.leave(slice(0, spare))
-        elif idle > min(1, self.lanes - 1):  # where there are several lanes, one is kept free for whoever comes
-            jobs = self._background.leave(slice(0, self._background_run()))
+        jobs = self._run_behind(start_s) if self._background_is_due() else ()
+        jobs = jobs or self._run_in_front(start_s, lanes=max(idle, 1))
+        if not jobs and idle > min(1, self.lanes - 1):  # where there are several lanes, one is kept for whoever comes
+            jobs = self._run_behind(start_s)
         if not jobs:
             return None
         alone = idle == self.lanes > 1 and not self._line and not jobs[0].background and not self._background
         batch = Batch(jobs, self.costs.padded_size(len(jobs)), alone)
         self._running[batch] = start_s + self.costs.seconds(len(jobs))
+        self._settle(batch)
         return batch
 
     def finished(self, batch: Batch, seconds: float | None) -> None:
@@ -198,26 +150,57 @@ class Queue:
         """How many jobs a run in the background has at most: who comes meanwhile shall not wait long for its end."""
         return max([1, *(size for size in self.costs.ladder if self.costs.seconds(size) <= BACKGROUND_RUN_S)])
 
-    def _next_run(self, start_s: float, share: int) -> slice:
-        """The stretch of the line to run next: a lane's share of it, or less where more jobs are met that way.
+    def _background_s(self) -> float:
+        """What a run in the background takes."""
+        return self.costs.seconds(min(self._background_run(), len(self._background)))
+
+    def _background_is_due(self) -> bool:
+        """Whether what the background is owed pays for a run."""
+        return bool(self._background) and self._owed_s >= self._background_s()
+
+    def _settle(self, batch: Batch) -> None:
+        """Note what a run takes of the device's time, and how much of that goes to the background."""
+        seconds = self.costs.seconds(len(batch.jobs))
+        behind_s = seconds * sum(job.background for job in batch.jobs) / len(batch.jobs)
+        owed_s = self._owed_s + BACKGROUND_SHARE * (seconds - behind_s) - behind_s
+        # what it got beyond its share was nobody else's loss; and nothing is put by while nobody waits there
+        self._owed_s = max(owed_s, 0.0) if self._background else 0.0
+
+    def _run_in_front(self, start_s: float, lanes: int) -> tuple[Job, ...]:
+        """Jobs for a run, out of the line, which is shared by so many lanes; and in the places to spare others."""
+        jobs = self._next_run(self._line, start_s, -(-self.depth // lanes))
+        if not jobs:
+            return ()
+        spare = self.costs.padded_size(len(jobs)) - len(jobs)
+        first = self._background.first_to_bear(start_s + self.costs.seconds(len(jobs)))
+        return jobs + self._background.leave(slice(first, first + spare))
+
+    def _run_behind(self, start_s: float) -> tuple[Job, ...]:
+        """Jobs for a run in the background, out of their line."""
+        return self._next_run(self._background, start_s, self._background_run())
+
+    def _next_run(self, line: Line, start_s: float, share: int) -> tuple[Job, ...]:
+        """The stretch of a line to run next, out of it: a lane's share, or less where more jobs are met that way.
 
         Jobs before the stretch cannot bear its run: they are passed over where to save them would cost more
         others their deadlines. Cut to save every first job, runs would shrink just when the load is highest.
         """
-        size = self.costs.first_run(share)
-        if self._line.first_to_bear(start_s + self.costs.seconds(size)) > 0:
+        if not line:
+            return ()
+        size = self.costs.first_run(min(share, len(line)))
+        if line.first_to_bear(start_s + self.costs.seconds(size)) > 0:
             sizes = [size, *(rung for rung in reversed(self.costs.ladder) if rung < size)]
-            size = max(sizes, key=lambda size: self._met(start_s, size))
-        first = self._line.first_to_bear(start_s + self.costs.seconds(size))
-        return slice(first, first + size)
+            size = max(sizes, key=lambda size: self._met(line, start_s, size))
+        first = line.first_to_bear(start_s + self.costs.seconds(size))
+        return line.leave(slice(first, first + size))
 
-    def _met(self, start_s: float, size: int) -> int:
+    def _met(self, line: Line, start_s: float, size: int) -> int:
         """How many of the waiting jobs are met by a run of `size` then, and full ones after it."""
         met, place, finish_s = 0, 0, start_s
-        while place < self.depth:
-            finish_s += self.costs.seconds(min(size, self.depth - place))
-            place = max(place, self._line.first_to_bear(finish_s))
-            met += min(size, self.depth - place)
+        while place < len(line):
+            finish_s += self.costs.seconds(min(size, len(line) - place))
+            place = max(place, line.first_to_bear(finish_s))
+            met += min(size, len(line) - place)
             place += size
             size = self.costs.largest
         return met
@@ -225,10 +208,10 @@ class Queue:
     def _fits(self, job: Job, now: float) -> bool:
         """Whether `job` is met in its place in the line, and makes nobody late who was let in before."""
         place = self._line.place_of(job)
-        starts, size = self._starts(now), self.costs.largest
+        outlook, size = self._outlook(now), self.costs.largest
         pushed_a_run_back = range(place - place % size + size - 1, self.depth, size)
-        return self._finish_s(place, starts) <= job.deadline_s and not any(
-            self._finish_s(last, starts) <= self._line[last].deadline_s < self._finish_s(last + 1, starts)
+        return self._finish_s(place, outlook) <= job.deadline_s and not any(
+            self._finish_s(last, outlook) <= self._line[last].deadline_s < self._finish_s(last + 1, outlook)
             for last in pushed_a_run_back
         )
 
@@ -237,8 +220,8 @@ class Queue:
 
         For a patience shorter than a run alone no wait is enough; it then says how much is missing.
         """
-        starts = self._starts(now)
-        wait_s = max(starts[0] - now, self._finish_s(self.depth, starts) - job.deadline_s)
+        outlook = self._outlook(now)
+        wait_s = max(outlook.starts[0] - now, self._finish_s(self.depth, outlook) - job.deadline_s)
         return wait_s + self.costs.seconds(1)  # whoever comes back on the dot is as often too early as not
 
     def _starts(self, now: float) -> list[float]:
@@ -247,13 +230,20 @@ class Queue:
         # the first ends of runs that others are ahead for are no starts: those others begin there
         return sorted(ends + [now] * (self.lanes - len(ends)))[-self.lanes :]
 
-    def _start_s(self, place: int, starts: list[float]) -> float:
-        """When the run of the job at `place` will start, after full runs on every lane."""
-        runs_before, full_s = place // self.costs.largest, self.costs.seconds(self.costs.largest)
-        return starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
+    def _outlook(self, now: float) -> _Outlook:
+        return _Outlook(self._starts(now), self._background_s() if self._background else None)
 
-    def _finish_s(self, place: int, starts: list[float]) -> float:
+    def _start_s(self, place: int, outlook: _Outlook) -> float:
+        """When the run of the job at `place` will start, after full runs on every lane and the background's share."""
+        runs_before, full_s = place // self.costs.largest, self.costs.seconds(self.costs.largest)
+        start_s = outlook.starts[runs_before % self.lanes] + runs_before // self.lanes * full_s
+        if outlook.behind_s:
+            owed_s = self._owed_s + BACKGROUND_SHARE * runs_before * full_s
+            start_s += owed_s // outlook.behind_s * outlook.behind_s / self.lanes
+        return start_s
+
+    def _finish_s(self, place: int, outlook: _Outlook) -> float:
         """When the job at `place` will be done, in a run as small as can be afforded."""
         # A short line leaves time to cut a run behind an urgent job; under load that is not to be counted on.
         own = place + 1 if self.depth < self.costs.largest else self.costs.largest
-        return self._start_s(place, starts) + self.costs.seconds(own)
+        return self._start_s(place, outlook) + self.costs.seconds(own)

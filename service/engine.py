@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import metrics
-from service.batching import Batch, Job, Queue, halves
+from service.batching import Batch, Queue, halves
 from service.device import DeviceFault, OutOfMemory
+from service.line import Job
 from service.logs import logger
 from service.outputs import Outputs, Wants
 from service.wire import Kind, ModelCard, Order, Outcome, Pulse, State
@@ -292,6 +293,7 @@ class Engine:
             predicted_wait_s=self._queue.predicted_wait_s(now),
             running_s=running_s,
             since_success_s=self._since_success_s(),
+            lone_s=self._queue.costs.seconds(1),
         )
 
     def _running_s(self) -> float:

@@ -165,7 +165,8 @@ class Models:
                             raise
                         await asyncio.sleep(max(error.retry_after_s, RETRY_S))
         except TimeoutError:
-            raise DeadlineExceeded("The answer was not ready in time.") from None
+            patience_s = deadline_s - record.arrival_s
+            raise DeadlineExceeded(f"The answer was not ready within {patience_s:.3g} s.") from None
 
     async def _infer(
         self,
@@ -190,7 +191,8 @@ class Models:
             write()
             return None
 
-        with link.slot() as slot:
+        # the background finds out in its turn; and without room of its own it would never get a slot under load
+        with link.slot() if background else link.slot(deadline_s, leave=self._settings.max_batch) as slot:
             async with self._background_decoding if background else nullcontext():
                 with record.stage("decode"):
                     await link.load(slot, load)

@@ -1,6 +1,7 @@
 """The HTTP worker's end of the link to a model's engine: it outlives engines, and goes over to the next in mid-flow."""
 
 import asyncio
+import math
 import socket
 import time
 from collections import deque
@@ -66,16 +67,16 @@ class Link:
             if self._session:
                 self._session.disconnect()
 
-    def slot(self) -> AbstractContextManager[Slot]:
+    def slot(self, deadline_s: float = math.inf, leave: int = 0) -> AbstractContextManager[Slot]:
         """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
 
         Raises:
-            Overloaded: none is free.
+            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline.
             EngineUnavailable: there is no engine to send it to.
         """
         if self._session is None:
             raise EngineUnavailable("The model is not loaded yet.", RESTART_S)
-        return self._session.slot()
+        return self._session.slot(deadline_s, leave)
 
     async def load(self, slot: Slot, load: Load) -> None:
         """Have a decoder thread write the picture into the slot, as the model on the slot's card takes it.

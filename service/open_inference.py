@@ -194,6 +194,8 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             # one request after the other: numbers in JSON take fifteen times their room until they are a tensor
             async with reading:
                 received = await asyncio.to_thread(receive, body, request.headers.get(HEADER_LENGTH))
+                if microseconds := received.request.parameters.timeout:
+                    patience.at_most(request, microseconds / 1e6)
                 pictures = await asyncio.to_thread(_pictures, received, settings, most)
             inferences = await _infer_all(models, pictures, record, model)
         return _answer(received.request, model, inferences)

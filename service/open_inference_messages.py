@@ -50,6 +50,9 @@ class RequestParameters(BaseModel):
     threshold: Annotated[float, Strict(), Field(ge=0.0, le=1.0)] = Field(
         0.0, description='Least score of a label; rows that get shorter than others are filled up with "", -1 and 0.'
     )
+    timeout: Annotated[int, Strict(), Field(ge=0, lt=1 << 64)] = Field(
+        0, description="As X-Request-Timeout-Ms, but in microseconds; with 0 there is only the service's own limit."
+    )
     binary_data_output: StrictBool = Field(False, description="Whether outputs that do not say follow the JSON.")
 
 

@@ -78,6 +78,14 @@ class Patience:
         await self._limit.__aenter__()
         return self
 
+    def at_most(self, request: Request, timeout_s: float) -> None:
+        """The body of this request says that its answer is of use for so long, from the headers on."""
+        if self._timeout_s is None or timeout_s < self._timeout_s:
+            record: Record = request.state.record
+            self._timeout_s = timeout_s
+            record.deadline_s = record.arrival_s + timeout_s
+            self._limit.reschedule(asyncio.get_running_loop().time() + timeout_s - record.elapsed_s)
+
     def watch(self, request: Request) -> None:
         """From now on look whether the caller of this request, which is fully read, is there."""
         if self._timer is None:

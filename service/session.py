@@ -1,6 +1,7 @@
 """The HTTP worker's dealings with one engine: the slots that it lends, and the pictures it is owed an answer for."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -134,16 +135,20 @@ class Session:
             await asyncio.wait([self._emptied, self._channel.closed], return_when=asyncio.FIRST_COMPLETED)
 
     @contextmanager
-    def slot(self) -> Iterator[Slot]:
+    def slot(self, deadline_s: float = math.inf, leave: int = 0) -> Iterator[Slot]:
         """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
 
         Raises:
-            Overloaded: none is free.
+            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline.
             EngineUnavailable: there is no engine to send it to.
         """
         if not self.connected:
             raise EngineUnavailable("The model is not loaded yet or is being restarted.", RESTART_S)
-        if not self._free:
+        left_s = max(deadline_s - time.monotonic(), 0.0)
+        if self.pulse and left_s < self.pulse.lone_s:
+            detail = f"The model takes {self.pulse.lone_s:.3g} s; of the request's time there are {left_s:.3g} s left."
+            raise Overloaded(detail, self._predicted_wait_s(), "deadline")
+        if len(self._free) <= leave:
             raise Overloaded("Too many pictures are under way.", self._predicted_wait_s(), "no_slot")
         slot = Slot(self._free.pop(), self)
         try:
@@ -161,7 +166,7 @@ class Session:
         sent = self._sent[slot.number] = _Sent(order, answer)
         self._send(sent)
         try:
-            return _judged(await asyncio.shield(answer))
+            return _judged(await asyncio.shield(answer), order.deadline_s - order.arrival_s)
         except asyncio.CancelledError:
             self._cancel(sent)
             raise
@@ -226,15 +231,16 @@ async def _first(event: asyncio.Event, channel: Channel) -> None:
         happening.cancel()
 
 
-def _judged(answer: Answer) -> Answer:
+def _judged(answer: Answer, left_s: float) -> Answer:
     match answer.outcome:
         case Outcome.OK:
             return answer
         case Outcome.QUEUE_FULL:
             raise Overloaded("Too many pictures wait for the model.", answer.retry_after_s, "queue_full")
         case Outcome.HOPELESS:
-            raise Overloaded("The model cannot get to this picture in time.", answer.retry_after_s, "deadline")
+            detail = f"The model cannot get to this picture in the {left_s:.3g} s that are left of the request's time."
+            raise Overloaded(detail, answer.retry_after_s, "deadline")
         case Outcome.FAILED:
             raise InferenceFailed("The model could not make sense of this picture.")
         case _:
-            raise DeadlineExceeded("The picture's turn did not come in time.")
+            raise DeadlineExceeded(f"The picture's turn did not come in the {left_s:.3g} s that were left for it.")

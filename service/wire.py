@@ -192,9 +192,11 @@ class Pulse:
     running_s: float
     """Age of the oldest run on the device."""
     since_success_s: float
+    lone_s: float
+    """What a run of one picture takes."""
 
     MARK: ClassVar = 255
-    FORMAT: ClassVar = struct.Struct("<BxxxIIfff")
+    FORMAT: ClassVar = struct.Struct("<BBxxIffff")
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(self.MARK, *astuple(self))  # once a second; of the others there are thousands
@@ -202,11 +204,11 @@ class Pulse:
 
 def decode_report(message: bytes) -> Answer | Pulse:
     """What the engine said."""
-    first, *rest = Answer.FORMAT.unpack(message)
-    if first != Pulse.MARK:
-        return Answer(Outcome(first), *rest)
-    state, *figures = rest
-    return Pulse(State(state), *figures)
+    if message[0] == Pulse.MARK:
+        _, state, *figures = Pulse.FORMAT.unpack(message)
+        return Pulse(State(state), *figures)
+    outcome, *rest = Answer.FORMAT.unpack(message)
+    return Answer(Outcome(outcome), *rest)
 
 
 class Channel(asyncio.Protocol):

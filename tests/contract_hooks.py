@@ -58,6 +58,9 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """
     if str((case.headers or {}).get("X-Request-Timeout-Ms", "")).isdecimal():
         case.headers["X-Request-Timeout-Ms"] += "0000"
+    match case.body:
+        case {"parameters": {"timeout": int(microseconds)} as parameters} if not isinstance(microseconds, bool):
+            parameters["timeout"] += 10**7 if 0 < microseconds < 10**7 else 0
     query = case.query or {}
     asked = {name: str(query.get(name, "")).lower() for name in ("evidence", "overlay", "top_k")}
     if asked["overlay"] == "true" and asked["evidence"] in ("", "false"):

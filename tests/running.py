@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 T = TypeVar("T")
 
@@ -98,6 +99,12 @@ class Service:
     def predict(self) -> httpx.Response:
         """Have the cat named, over a connection of its own."""
         return httpx.post(f"{self.url}/predict", content=CAT.read_bytes(), timeout=PATIENCE_S)
+
+    def counted(self, name: str, **labels: str) -> float:
+        """The values of a metric's samples with these labels, in all."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def is_ready(self) -> bool:
         return self.get("/health/ready").status_code == 200

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batching import Batch, Job, Queue, halves
+from service.batching import Batch, Queue, halves
 from service.costs import Costs
+from service.line import Job
 
 SECONDS = {1: 0.5, 2: 0.6, 4: 0.8, 8: 1.2}
 
@@ -472,6 +473,65 @@ def test_a_run_in_the_background_never_has_all_lanes_to_itself() -> None:
     assert keys(batch) == ["b0"]
     assert batch is not None
     assert not batch.alone
+
+
+def full_runs(line: Queue, count: int) -> None:
+    """Have so many full runs done, beside which eight more always wait."""
+    for _ in range(count):
+        for _ in range(16 - line.depth):
+            assert line.submit(Job(object(), 0.0, 1000.0), 0.0) is None
+        batch = line.take(0.0)
+        assert batch is not None
+        assert [job.background for job in batch.jobs] == [False] * 8
+        line.finished(batch, SECONDS[8])
+
+
+def test_the_background_has_a_run_whenever_its_share_pays_for_one() -> None:
+    line = queue()
+    behind(line, 3)
+    full_runs(line, 9)  # 10.8 s, of which a twentieth is more than the 0.5 s of a run
+    batch = line.take(0.0)
+    assert keys(batch) == ["b0"]
+    assert batch is not None
+    line.finished(batch, SECONDS[1])
+    full_runs(line, 8)  # there were 0.04 s left over
+    assert keys(line.take(0.0)) == ["b1"]
+
+
+def test_the_background_is_owed_nothing_from_before_it_waited() -> None:
+    line = queue()
+    full_runs(line, 20)
+    behind(line, 1)
+    full_runs(line, 8)
+
+
+def test_what_the_background_finds_room_for_counts_for_its_share() -> None:
+    line = queue()
+    behind(line, 5)
+    full_runs(line, 7)
+    for waiting in (8, 7):
+        let_in(line, [1000] * (waiting - line.depth))
+        batch = line.take(0.0)
+        assert batch is not None
+        line.finished(batch, SECONDS[8])
+    assert keys(batch)[-1] == "b0"
+    full_runs(line, 2)  # it was owed 0.48 s, and has got an eighth of 1.2 s
+
+
+def test_the_door_reckons_with_the_share_of_the_background() -> None:
+    line = queue(limit=200)
+    let_in(line, [1000] * 80)
+    assert line.predicted_wait_s(0.0) == pytest.approx(10 * 1.2)
+    behind(line, 1)
+    assert line.predicted_wait_s(0.0) == pytest.approx(10 * 1.2 + 0.5)
+
+
+def test_a_job_in_the_background_is_not_run_where_it_would_be_late() -> None:
+    line = queue()
+    assert line.submit(Job("in time", 0.0, 10.0, background=True), 0.0) is None
+    assert line.submit(Job("late", 0.0, 0.7, background=True), 0.0) is None
+    let_in(line, [10] * 3)
+    assert keys(line.take(0.0)) == [0, 1, 2, "in time"]
 
 
 def test_the_background_takes_nobodys_place_in_the_line() -> None:

@@ -374,7 +374,7 @@ async def test_a_picture_refused_at_the_door_says_why(path: Path) -> None:
         device.gate.clear()
         first = asyncio.create_task(ask(link, 0))
         await device.under_way()
-        with pytest.raises(Overloaded) as hopeless:
+        with pytest.raises(Overloaded, match=r"in the 0\.5 s that are left") as hopeless:
             await ask(link, 1, patience_s=0.5)
         second = asyncio.create_task(ask(link, 2))
         await until(lambda: engine._queue.depth == 1)

@@ -11,6 +11,7 @@ from fakes import CARD, FakeDevice, running_engine
 from linking import linked, until
 
 from service.accounting import Record
+from service.errors import Overloaded
 from service.inference import Models
 from service.settings import Settings
 
@@ -78,3 +79,29 @@ async def test_the_background_goes_on_with_the_next_engine_when_its_own_dies_on_
                 engine.retire()
                 await until(lambda: link._session is not old)
             assert await asked == 5
+
+
+async def test_single_requests_leave_the_background_the_slots_that_it_may_have(tmp_path: Path) -> None:
+    device, path = FakeDevice(), tmp_path / "engine.sock"
+    device.gate.clear()
+    async with running_engine(device, path), linked(path, slots=SETTINGS.max_batch + 1) as link:
+        models = Models({"first": link}, SETTINGS)
+        asked = [asyncio.create_task(named(models, 0))]
+        await device.under_way()
+        with pytest.raises(Overloaded, match="under way"):
+            await named(models, 1)
+        asked += [asyncio.create_task(named(models, number, background=True)) for number in (2, 3)]
+        await until(lambda: link._session.under_way == 3)  # type: ignore[union-attr]
+        device.gate.set()
+        assert await asyncio.gather(*asked) == [0, 2, 3]
+
+
+async def test_what_not_even_a_run_of_its_own_could_meet_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    device, path = FakeDevice(), tmp_path / "engine.sock"
+    async with running_engine(device, path, cost_s=1.0), linked(path) as link:
+        models = Models({"first": link}, SETTINGS)
+        record = Record("")
+        record.deadline_s = record.arrival_s + 0.5
+        with pytest.raises(Overloaded, match=r"takes 1 s; .* 0\.\d+ s left") as refused:
+            await models.infer(b"no picture", record)
+        assert refused.value.reason == "deadline"

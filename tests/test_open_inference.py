@@ -160,6 +160,19 @@ async def test_tritons_client_may_ask_many_at_once(address: str) -> None:
     assert await by_triton(address, ask) == list(range(8))
 
 
+async def test_the_timeout_that_tritons_client_sends_is_held() -> None:
+    device = FakeDevice()
+    async with serving_engine(device) as engine, listening(application(engine)) as port:
+        device.gate.clear()
+
+        def ask(client: triton.InferenceServerClient) -> None:
+            with pytest.raises(InferenceServerException, match=r"within 0\.05 s"):
+                client.infer("embedded", [pixel_input(1)], timeout=50_000)
+
+        await by_triton(f"127.0.0.1:{port}", ask)
+        device.gate.set()
+
+
 async def test_tritons_client_finds_its_way(address: str) -> None:
     def ask(client: triton.InferenceServerClient) -> None:
         assert client.is_server_live()

@@ -6,6 +6,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
+from service.accounting import Record
 from service.errors import ClientGone, DeadlineExceeded
 from service.patience import Patience
 
@@ -84,3 +85,18 @@ async def test_who_is_watched_twice_is_watched_once() -> None:
         waiting.watch(caller.request)
         await caller.watched.wait()
         assert len(asyncio.all_tasks()) == 2
+
+
+async def test_a_body_may_say_less_patience_than_the_headers_and_not_more() -> None:
+    request = Request({"type": "http", "headers": [(b"x-request-timeout-ms", b"20")], "state": {"record": Record("")}})
+    record: Record = request.state.record
+
+    async def wait_less() -> None:
+        async with Patience.of(request, 30) as waiting:
+            waiting.at_most(request, 0.01)
+            waiting.at_most(request, 30)
+            await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
+        await wait_less()
+    assert record.deadline_s == record.arrival_s + 0.01

@@ -22,7 +22,7 @@ def test_a_card_arrives_as_it_was() -> None:
 def test_messages_arrive_as_they_were_and_are_small() -> None:
     order = Order(Kind.CANCEL, 7, 1.5, 2.5, Wants.EVIDENCE, background=True)
     assert Order.decode(order.encode()) == order
-    for report in (Answer(Outcome.FAILED, 3, 8, 0.25, 0.5, 1.0), Pulse(State.AILING, 4, 0.25, 0.5, 2.0)):
+    for report in (Answer(Outcome.FAILED, 3, 8, 0.25, 0.5, 1.0), Pulse(State.AILING, 4, 0.25, 0.5, 2.0, 0.125)):
         assert decode_report(report.encode()) == report
         assert len(report.encode()) == Answer.FORMAT.size <= 32
 

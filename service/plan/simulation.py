@@ -12,9 +12,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching import Batch, Job, Queue
+from service.batching import Batch, Queue
 from service.bench.samples import percentile
 from service.bench.tables import CostTable
+from service.line import Job
 from service.plan.cores import Cores, Server
 
 
