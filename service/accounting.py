@@ -117,7 +117,11 @@ def _signed(record: Record, send: Send) -> Send:
         if message["type"] == "http.response.start":
             record.answering_s = time.monotonic()
             timing = ", ".join(f"{name};dur={ms:.3f}" for name, ms in record.timings_ms().items())
-            ours = [(b"x-request-id", record.request_id.encode()), (b"server-timing", timing.encode())]
+            ours = [
+                (b"x-request-id", record.request_id.encode()),
+                (b"server-timing", timing.encode()),
+                (b"x-content-type-options", b"nosniff"),  # what callers send comes back in some answers
+            ]
             message["headers"] = [*message["headers"], *ours]
         try:
             await send(message)

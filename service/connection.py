@@ -147,7 +147,8 @@ class Connection(HttpToolsProtocol):
         if not self._is_answering() or not self.cycle.response_started:
             head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
             status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
-            self.transport.write(status + head + b"connection: close\r\n\r\n" + bytes(answer.body))
+            ours = b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+            self.transport.write(status + head + ours + bytes(answer.body))
             if self.transport.can_write_eof():
                 self.transport.write_eof()
                 self.loop.call_later(LINGER_S, self.transport.close)

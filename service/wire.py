@@ -8,6 +8,7 @@ engine -> worker    pulse             every second, and when it changes: how the
 """
 
 import asyncio
+import fcntl
 import json
 import mmap
 import os
@@ -53,6 +54,10 @@ class ModelCard:
         return cls(**{**fields, "labels": tuple(Label(**label) for label in fields["labels"])})
 
 
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+"""Its size is fixed."""
+
+
 class Slab:
     """Slots of shared memory, each with room for one picture and all that a model can say of it.
 
@@ -67,8 +72,12 @@ class Slab:
         """Map the slab behind ``fd``, which may be closed then.
 
         Raises:
-            ValueError: the memory is smaller than the slots need.
+            ValueError: the memory is smaller than the slots need, or could become so, which would be the end of whoever
+                looks into it.
+            OSError: it is no memory.
         """
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
+            raise ValueError("the memory is not sealed")
         layout = _layout(card)
         self.card = card
         self.slots = slots
@@ -81,8 +90,9 @@ class Slab:
     @classmethod
     def create(cls, slots: int, card: ModelCard) -> Self:
         """A new slab, large enough for ``slots`` pictures of the model on the card."""
-        fd = os.memfd_create("volo-slab", os.MFD_CLOEXEC)
+        fd = os.memfd_create("volo-slab", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, slots * _layout(card).itemsize)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         slab = cls(fd, slots, card)
         slab.fd = fd
         weakref.finalize(slab, os.close, fd)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import fcntl
 import gc
 import itertools
 import math
@@ -26,7 +27,7 @@ from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed,
 from service.link import Link
 from service.outputs import Wants
 from service.session import CULPRIT
-from service.wire import LENGTH, Answer, Kind, ModelCard, Order, Outcome, State
+from service.wire import LENGTH, SEALS, Answer, Kind, ModelCard, Order, Outcome, State
 
 
 @pytest.fixture
@@ -323,8 +324,9 @@ def handing_over(path: Path, slots: int, memory_bytes: int) -> Iterator[socket.s
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
         sock.connect(str(path))
-        memory = os.memfd_create("stranger")
+        memory = os.memfd_create("stranger", os.MFD_ALLOW_SEALING)
         os.ftruncate(memory, memory_bytes)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SEALS)
         socket.send_fds(sock, [LENGTH.pack(slots)], [memory])
         os.close(memory)
         yield sock

@@ -1,6 +1,7 @@
 """What goes over the link, byte by byte."""
 
 import asyncio
+import fcntl
 import math
 import os
 import socket
@@ -10,7 +11,7 @@ import pytest
 
 from models.labels import Label
 from service.outputs import Wants
-from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
+from service.wire import SEALS, Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
 
 CARD = ModelCard("volo", "cpu", 5, 0.96, 2, 7, (Label("crane", "n1"), Label("crâne"), Label("cat", "n3")))
 
@@ -78,9 +79,21 @@ def test_an_order_at_a_time_that_no_clock_shows_makes_no_sense(time_s: float) ->
 
 
 def test_a_slab_that_is_too_small_is_refused() -> None:
-    fd = os.memfd_create("small")
+    fd = os.memfd_create("small", os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
     with pytest.raises(ValueError, match="mmap length"):
         Slab(fd, 1000, CARD)
+    os.close(fd)
+
+
+def test_a_slab_cannot_be_made_smaller_and_one_that_could_be_is_refused() -> None:
+    slab = Slab.create(2, CARD)
+    with pytest.raises(PermissionError):
+        os.ftruncate(slab.fd, 0)
+    fd = os.memfd_create("unsealed")
+    os.ftruncate(fd, 10**7)
+    with pytest.raises(ValueError, match="not sealed"):
+        Slab(fd, 2, CARD)
     os.close(fd)
 
 
