@@ -24,10 +24,15 @@ class Keys:
         self._digests = [_digest(secret.encode()) for secret in secrets]
 
     def admit(self, headers: _RawHeaders) -> bool:
-        """Whether the headers show one of them. The time it takes does not tell how near a wrong one comes."""
+        """Whether the headers show one of them."""
+        return self.which(headers) is not None
+
+    def which(self, headers: _RawHeaders) -> int | None:
+        """The number of the one that the headers show. The time it takes does not tell how near a wrong one comes."""
         shown = [_digest(given) for given in _shown(headers)]
         # a list, so that no comparison is left out
-        return any([compare_digest(ours, theirs) for ours in self._digests for theirs in shown])
+        same = [any([compare_digest(ours, theirs) for theirs in shown]) for ours in self._digests]
+        return same.index(True) if True in same else None
 
 
 def _digest(secret: bytes) -> bytes:
@@ -61,7 +66,11 @@ class Access:
         self._refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._keys.admit(scope["headers"]) or self._is_open(scope):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        key = scope["state"]["key"] = self._keys.which(scope["headers"])
+        if key is not None or self._is_open(scope):
             await self._app(scope, receive, send)
             return
         await self._refusal(scope["state"]["record"], _refused("a key"))(scope, receive, send)

@@ -37,6 +37,7 @@ from service import (
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
 from service.bodies import Bodies
+from service.buckets import Buckets
 from service.contract import document
 from service.control import Reload
 from service.decoders import Decoders
@@ -46,6 +47,7 @@ from service.link import Link
 from service.logs import logger
 from service.negotiation import allowed_methods, negotiate
 from service.problems import STATUS, problem
+from service.rate import RateLimit
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def create_app(
     engines: Mapping[str, Path] | None = None,
     reload: Reload | None = None,
     traces: Traces | None = None,
+    rate_memory: int = 0,
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -69,6 +72,7 @@ def create_app(
             ``uvicorn --factory service.app:create_app`` does.
         reload: has one model or all of them loaded anew, by whoever runs the engines.
         traces: what becomes of the spans, instead of what the settings and the environment say.
+        rate_memory: descriptor of memory from ``Buckets.create``, where several processes serve the same callers.
     """
     settings = settings or Settings()
     links = _links(settings)
@@ -108,6 +112,10 @@ def create_app(
     app.add_exception_handler(errors.ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_error)
+    if settings.rate_limit:
+        buckets = Buckets(settings.rate_limit, settings.rate_burst, rate_memory or Buckets.create())
+        exempt = open_routes(app.routes, settings)
+        app.add_middleware(RateLimit, buckets=buckets, open_routes=exempt, refusal=problem)
     if settings.keys:
         keys = Keys(*settings.keys, *filter(None, [admin_key]))
         app.add_middleware(Access, keys=keys, open_routes=open_routes(app.routes, settings), refusal=problem)

@@ -53,6 +53,12 @@ class WrongMethod(ServiceError):
         self.allowed = allowed
 
 
+class RateLimited(RetryableError):
+    code = "rate_limited"
+    title = "The caller sends too many requests"
+    example = "This caller sends more requests than it may."
+
+
 class NotAcceptable(ServiceError):
     code = "not_acceptable"
     title = "There is no answer of a kind that the caller accepts"

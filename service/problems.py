@@ -35,6 +35,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.InvalidParameter: 422,
     errors.HeadTooLarge: 431,
     errors.ClientGone: 499,  # nobody reads it; what nginx says for the same
+    errors.RateLimited: 429,
     errors.InferenceFailed: 500,
     errors.InternalError: 500,
     errors.Overloaded: 503,

@@ -85,6 +85,17 @@ class Settings(BaseSettings):
         SecretStr(""), description="The key for `/admin`, and for all else; without, there is no `/admin`."
     )
     probes_need_key: bool = Field(False, description="Whether health and metrics need a key too, where there are keys.")
+    rate_limit: float = Field(
+        0.0,
+        ge=0,
+        description="Requests a second that one caller may send, known by its key or else by its address; 0: no limit.",
+    )
+    rate_burst: int = Field(20, ge=1, description="How many of them may come at once.")
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks, separated by commas, of proxies whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed.",
+    )
     cors_origins: str = Field(
         "",
         pattern=r"^(|\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",

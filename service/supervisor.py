@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from service import logs, metrics
+from service.buckets import Buckets
 from service.control import control
 from service.engine_host import EngineHosts, engine_hosts
 from service.logs import logger
@@ -72,15 +73,17 @@ async def _serve(settings: Settings, listener: socket.socket, engines: EngineHos
 
 
 def _workers(settings: Settings, listener: socket.socket, engines: EngineHosts) -> list[Child]:
+    rate_memory = Buckets.create() if settings.rate_limit else 0
     orders = {
         "settings": settings.model_dump(mode="json"),
         "engines": {name: str(engine.path) for name, engine in engines.items()},
         "control": str(engines.control),
         "listener": listener.fileno(),
+        "rate_memory": rate_memory,
         "url": _url(*listener.getsockname()[:2]),
     }
     return [
-        Child("worker", {**orders, "number": number}, inherit=[listener.fileno()])
+        Child("worker", {**orders, "number": number}, inherit=[listener.fileno(), *filter(None, [rate_memory])])
         for number in range(settings.http_workers)
     ]
 

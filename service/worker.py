@@ -32,7 +32,8 @@ def main(orders: dict[str, Any]) -> None:
     sys.setswitchinterval(SWITCH_S)
     settings = Settings.model_validate(orders["settings"])
     engines = {name: Path(path) for name, path in orders["engines"].items()}
-    app = create_app(settings, engines, partial(ask_to_reload, Path(orders["control"])))
+    reload = partial(ask_to_reload, Path(orders["control"]))
+    app = create_app(settings, engines, reload, rate_memory=orders["rate_memory"])
     listener = socket.socket(fileno=orders["listener"])
     server = GracefulServer(app, settings, url="" if orders["number"] else orders["url"])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -53,7 +54,8 @@ class GracefulServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
             timeout_graceful_shutdown=int(settings.timeout_s) + 1,
         )
         super().__init__(config)

@@ -1,0 +1,53 @@
+"""So many requests a second for each caller, whichever HTTP worker they come to."""
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address, ip_network
+from time import monotonic
+
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.accounting import Record
+from service.buckets import Buckets
+from service.errors import RateLimited
+
+
+class RateLimit:
+    """ASGI middleware that answers requests with ``refusal`` which their caller has no token for.
+
+    Requests to an open route take none. A caller is who shows a key, if there are keys, or else an address.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        buckets: Buckets,
+        open_routes: Sequence[BaseRoute],
+        refusal: Callable[[Record, RateLimited], ASGIApp],
+    ) -> None:
+        self._app = app
+        self._buckets = buckets
+        self._open_routes = open_routes
+        self._refusal = refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_open(scope):
+            wait_s = self._buckets.take(_caller(scope), monotonic())
+            if wait_s:
+                error = RateLimited("This caller sends more requests than it may.", wait_s)
+                await self._refusal(scope["state"]["record"], error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._open_routes)
+
+
+def _caller(scope: Scope) -> str:
+    key: int | None = scope["state"].get("key")
+    if key is not None:
+        return f"key {key}"
+    address = scope["client"][0] if scope.get("client") else ""
+    if ":" in address:  # one subscriber has a whole network of them
+        return str(ip_network((IPv6Address(address.partition("%")[0]), 64), strict=False))
+    return address
