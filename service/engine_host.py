@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from service import metrics
+from service import metrics, multiprocess
 from service.logs import logger
 from service.process import Child, Refused
 from service.settings import Settings
@@ -41,6 +41,7 @@ class EngineHost:
         self._orders = {
             "name": name,
             "settings": settings.model_copy(update={"model": source, "models": ""}).model_dump(mode="json"),
+            "litter": [str(path.parent), *multiprocess.litter()],
         }
         self._patience_s = settings.timeout_s + STOP_SLACK_S
         self._process = _Process(self._orders, path)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -28,7 +29,7 @@ WARMING_S = 300.0
 THAW_S = 3.0
 """One that is silent gets so long more: perhaps we all have been frozen, and it has had no time to speak."""
 SPELL_S = 10.0
-"""A process that ran for so long is started again at once; below, after longer and longer pauses."""
+"""A process that ran for so long, or was ready, is started again at once; others after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
 REFUSALS = 3
 """One that has worked is given up when it has refused so often in a row: a device that is lost, say, does not come back
@@ -66,6 +67,7 @@ class Child:
         self._stopping = asyncio.Event()
         self._reported = asyncio.Event()
         self._refusal = ""
+        self._was_ready = False
 
     async def ready(self) -> None:
         """Return when it reports for the first time that it is ready.
@@ -115,7 +117,8 @@ class Child:
             if refusals == (REFUSALS if worked else 1):
                 raise Refused(f"{self._role} refused")
             worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
-            pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
+            at_once = self._was_ready or time.monotonic() - started_s > SPELL_S
+            pause_s = 0.0 if at_once else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
             logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
             on_restart()
             with contextlib.suppress(TimeoutError):
@@ -126,7 +129,7 @@ class Child:
         process = await self._start()
         if self._stopping.is_set():  # while it was being started
             _signal(process, signal.SIGKILL)
-        self._process = process
+        self._process, self._was_ready = process, False
         refusal = await self._listen(process)
         status = await process.wait()
         self._process = None
@@ -157,6 +160,7 @@ class Child:
                 return refusal
             if line.startswith(READY):
                 self._reported.set()
+                self._was_ready = True
                 silence_s = self._silence_s
             elif line.startswith(ALIVE) and silence_s is None and self._silence_s:
                 silence_s = WARMING_S
@@ -203,7 +207,8 @@ def _signal(process: asyncio.subprocess.Process, signal_: signal.Signals) -> Non
 
 
 def receive_orders() -> dict[str, Any]:
-    """In a child: what the parent wants. From here on the child ends when the parent does.
+    """In a child: what the parent wants. From here on the child ends when the parent does, which may not have come to
+    tidy up: of the folders that the orders call ``litter`` nothing is left then.
 
     Raises:
         ValueError: there is no parent that gives orders.
@@ -212,7 +217,8 @@ def receive_orders() -> dict[str, Any]:
     if sys.stdin.isatty():
         raise ValueError("nobody gives orders from a terminal")
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+    litter = orders.get("litter", [])
+    threading.Thread(target=_end_with_parent, args=[litter], name="lifeline", daemon=True).start()
     return orders
 
 
@@ -235,6 +241,8 @@ def _report(line: bytes) -> None:
     os.write(1, line + b"\n")
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(litter: Sequence[str]) -> None:
     os.read(sys.stdin.fileno(), 1)
+    for folder in litter:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

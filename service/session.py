@@ -24,6 +24,8 @@ SUSPECT = 2
 """A picture that was under way when so many engines died is sent to the next one only after others of its kind."""
 CULPRIT = 3
 """One that was when so many did is not sent again: it may be what kills them."""
+PARTING_S = 0.05
+"""So long before its deadline a picture that no engine is there for is given up, while there is time to say so."""
 
 
 class Slot:
@@ -121,6 +123,8 @@ class Session:
             elif sent.deaths == CULPRIT:
                 logger.error("a picture was under way when several engines died", deaths=sent.deaths)
                 self._settle(Answer(Outcome.FAILED, sent.order.slot))
+            else:
+                self._wait_for_an_engine(sent)
 
     def abandon(self, error: EngineUnavailable) -> None:
         """Hang up for good: whoever still waits gets the error."""
@@ -211,6 +215,17 @@ class Session:
         if self._channel:
             sent.with_engine = True
             self._channel.send(sent.order.encode())
+        else:
+            self._wait_for_an_engine(sent)
+
+    def _wait_for_an_engine(self, sent: _Sent) -> None:
+        patience_s = sent.order.deadline_s - time.monotonic() - PARTING_S
+        asyncio.get_running_loop().call_later(max(patience_s, 0.0), self._give_up, sent)
+
+    def _give_up(self, sent: _Sent) -> None:
+        if self._channel is None and self._sent.get(sent.order.slot) is sent:
+            del self._sent[sent.order.slot]
+            sent.answer.set_exception(EngineUnavailable("The model is still being restarted.", RESTART_S))
 
     def _send_suspect(self) -> None:
         """The next one that nobody has given up, alone among its kind: if the engine dies again, it was that one."""

@@ -532,3 +532,32 @@ async def test_the_background_is_scored_too_and_features_and_evidence_come_if_wa
             assert outputs.evidence.labels[0] == 9
             assert outputs.evidence.maps[0].argmax() == 9
     assert device.wants == [wants]
+
+
+async def test_who_cannot_wait_for_the_next_engine_is_told_before_the_deadline(device: FakeDevice, path: Path) -> None:
+    async with linked(path, when_well=False) as link:
+        async with running_engine(device, path):
+            await until(lambda: link.ailments() == [])
+            device.gate.clear()
+            asked = asyncio.create_task(ask(link, 1, patience_s=0.5))
+            await device.under_way()
+        with pytest.raises(EngineUnavailable, match="still being restarted"):
+            await asked
+        assert free(link) == 64
+
+
+async def test_a_picture_that_is_ready_when_the_engine_has_died_waits_for_the_next(path: Path) -> None:
+    async with linked(path, when_well=False) as link:
+        async with running_engine(FakeDevice(), path):
+            await until(lambda: link.ailments() == [])
+            borrowed = ExitStack()
+            slot = borrowed.enter_context(link.slot())
+        await until(lambda: link.ailments() != [])
+        await link.load(slot, painted(7))
+        late = asyncio.create_task(link.classify(slot, time.monotonic() + 0.1))
+        with pytest.raises(EngineUnavailable, match="still being restarted"):
+            await late
+        answered = asyncio.create_task(link.classify(slot, time.monotonic() + 30))
+        async with running_engine(FakeDevice(), path):
+            assert (await answered).outcome is Outcome.OK
+        borrowed.close()
