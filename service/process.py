@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from service import multiprocess
@@ -24,10 +25,10 @@ REFUSED = 78
 """Exit status of a process that cannot work as it is set up: to start it again is of no use (EX_CONFIG)."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C has cut off, as shells have it."""
-WARMING_S = 300.0
-"""A step on the way to being ready may take so long: kernels are compiled on it."""
 THAW_S = 3.0
 """One that is silent gets so long more: perhaps we all have been frozen, and it has had no time to speak."""
+START_SILENCE_S = 60.0
+"""One that has not yet reported that it is ready, and has used no processor time at all for so long, hangs."""
 SPELL_S = 10.0
 """A process that ran for so long, or was ready, is started again at once; others after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
@@ -52,8 +53,8 @@ class Child:
         role: what it is, such as ``engine``.
         orders: what it is told; anything that JSON can say.
         inherit: file descriptors it inherits under the same numbers.
-        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended. One that
-            has reported that it is alive may take ``WARMING_S`` from there to its next sign.
+        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended; before that
+            it may be silent for as long as it does anything, such as download.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Child:
         self._reported = asyncio.Event()
         self._refusal = ""
         self._was_ready = False
+        self._on_ready: Callable[[], None] = lambda: None
 
     async def ready(self) -> None:
         """Return when it reports for the first time that it is ready.
@@ -79,13 +81,16 @@ class Child:
         if self._refusal:
             raise Refused(self._refusal)
 
-    async def run(self, on_restart: Callable[[], None] = lambda: None) -> None:
-        """Keep it running until ``stop``.
+    async def run(
+        self, on_restart: Callable[[], None] = lambda: None, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Keep it running until ``stop``; tell each time that it has ended, and that it is ready.
 
         Raises:
             Refused: it cannot work as it is set up.
             OSError: it cannot be started.
         """
+        self._on_ready = on_ready
         try:
             await self._keep_running(on_restart)
         except Exception as error:
@@ -146,12 +151,15 @@ class Child:
     async def _listen(self, process: asyncio.subprocess.Process) -> str:
         """Take in its reports until it ends: why it refused, if it did."""
         assert process.stdout is not None
-        refusal: str = ""
-        silence_s: float | None = None
+        refusal, busy_s = "", 0.0
+        silence_s = None if self._silence_s is None else START_SILENCE_S
         while True:
             try:
                 line = await _report_from(process.stdout, silence_s)
             except TimeoutError:
+                before_s, busy_s = busy_s, _processor_s(process.pid)
+                if not self._was_ready and busy_s > before_s:
+                    continue
                 logger.error("process hangs, ending it", role=self._role, pid=process.pid, silent_s=silence_s)
                 _signal(process, signal.SIGKILL)
                 silence_s = None
@@ -162,8 +170,7 @@ class Child:
                 self._reported.set()
                 self._was_ready = True
                 silence_s = self._silence_s
-            elif line.startswith(ALIVE) and silence_s is None and self._silence_s:
-                silence_s = WARMING_S
+                self._on_ready()
             elif line.startswith(REFUSAL):
                 refusal = line.removeprefix(REFUSAL).decode().strip()
 
@@ -192,6 +199,15 @@ async def _report_from(output: asyncio.StreamReader, silence_s: float | None) ->
         return await asyncio.wait_for(output.readline(), silence_s)
     except TimeoutError:
         return await asyncio.wait_for(output.readline(), THAW_S)
+
+
+def _processor_s(pid: int) -> float:
+    """The processor time that a process has used; none if it is gone."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _forget(pid: int) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ def inject() -> None:
     class Faulty(Device):
         broken = full = False
 
-        def warm_up(self, rounds: int = 1, beat: Callable[[], None] = lambda: None) -> dict[int, float]:
-            cost_s = super().warm_up(rounds, beat)[1]
+        def warm_up(self, rounds: int = 1) -> dict[int, float]:
+            cost_s = super().warm_up(rounds)[1]
             return dict.fromkeys((1, 2, 4, 8), cost_s)  # large runs, as on a card
 
         def run(
