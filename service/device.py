@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -102,11 +102,10 @@ class Device:
         self._prepare(1)
         self._expected = softmax(self.run([self._sample], 1).logits[0])
 
-    def warm_up(self, rounds: int = 1, beat: Callable[[], None] = lambda: None) -> dict[int, float]:
+    def warm_up(self, rounds: int = 1) -> dict[int, float]:
         """Run every worthwhile size with the known picture first and last in it: median seconds for each.
 
         ``rounds`` are for short runs; long ones, which others are waiting for and noise hardly touches, are timed once.
-        ``beat`` is called before each size.
 
         Raises:
             DeviceFault: the known picture got another answer than alone.
@@ -114,7 +113,6 @@ class Device:
         """
         costs: dict[int, float] = {}
         for size in ladder(self._max_batch):
-            beat()
             try:
                 self._prepare(size)
                 first_s = self._timed(size)  # allocates and compiles

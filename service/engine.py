@@ -3,25 +3,17 @@
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
-from operator import or_
-from typing import Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable
 
 from service import metrics
-from service.batching import Batch, Queue, halves
-from service.device import DeviceFault, OutOfMemory
+from service.batching import Batch, Queue
+from service.device import DeviceFault
 from service.line import Job
 from service.logs import logger
-from service.outputs import Outputs, Wants
+from service.outputs import Outputs
+from service.scoring import Runner, Scorer
 from service.wire import Kind, ModelCard, Order, Outcome, Pulse, State
 from service.workers import Place, Worker, welcome
-
-T = TypeVar("T")
 
 PULSE_S = 1.0
 PROBE_S = 15.0
@@ -33,16 +25,6 @@ AILING_S = 2.5
 STUCK_S = 5.0
 """One that takes so long, and ten times what it should, does not come back."""
 HANDSHAKE_S = 5.0
-
-
-class Runner(Protocol):
-    """What the engine needs of a device; see ``device.Device``."""
-
-    def run(self, pictures: Sequence[NDArray[np.uint8]], padded_size: int, alone: bool, wants: Wants) -> Outputs: ...
-
-    def probe(self) -> None: ...
-
-    def memory(self) -> tuple[int, int]: ...
 
 
 class Engine:
@@ -57,15 +39,12 @@ class Engine:
         self._queue = queue
         self._beat = beat
         self._workers: set[Worker] = set()
-        self._threads = ThreadPoolExecutor(queue.lanes + queue.ahead, thread_name_prefix="lane")
         self._started: dict[Batch, float] = {}
-        self._given_up: set[Place] = set()  # of those in runs
         self._probe_started_s: float | None = None
-        self._last_success_s = time.monotonic()
         self._last_end_s = 0.0
         self._pump_due = False
         self._metrics = metrics.OfEngine(card.model, card.device, queue.limit)
-        self._metrics.runs_at_most(queue.costs.largest)
+        self._scorer = Scorer(device, len(card.labels), queue.costs, queue.lanes + queue.ahead, self._metrics)
         self._retiring = False
         self._deserted = asyncio.Event()
 
@@ -140,8 +119,8 @@ class Engine:
     def _cancel(self, place: Place) -> bool:
         cancelled = self._queue.cancel(place)
         self._metrics.cancelled.inc(cancelled)
-        if any(place == job.key for batch in self._started for job in batch.jobs):
-            self._given_up.add(place)
+        if any(job.key == place for batch in self._started for job in batch.jobs):
+            self._scorer.leaving.add(place)
         return cancelled
 
     def _pump(self) -> None:
@@ -167,89 +146,24 @@ class Engine:
     async def _run(self, batch: Batch) -> None:
         """One run on the device, from the batch to its answers."""
         handed_over_s = time.monotonic()
-        outputs, whole, ended_s = await self._score(batch.jobs, batch.alone)
+        verdicts, whole, ended_s = await self._scorer.score(batch.jobs, batch.alone)
         # a run that was handed over ahead began when the one before it ended
         started_s = max(handed_over_s, self._last_end_s) if self._queue.ahead else handed_over_s
         self._last_end_s, device_s = ended_s, ended_s - started_s
         del self._started[batch]
+        self._scorer.leaving.difference_update(verdicts)
         self._metrics.busy(device_s if batch.alone else device_s / self._queue.lanes)
         self._queue.finished(batch, device_s if whole else None)
         self._pump()
         await asyncio.sleep(0)  # the next run goes to the device first, and answers are written beside it
-        self._given_up.difference_update(job.key for job in batch.jobs)
-        for job, output in zip(batch.jobs, outputs, strict=True):
-            failed = isinstance(output, Outcome)
+        for job in batch.jobs:
+            verdict = verdicts[job.key]
             job.key.answer(
-                output if failed else Outcome.OK,
-                None if failed else output,
+                *((Outcome.OK, verdict) if isinstance(verdict, Outputs) else (verdict, None)),
                 batch_size=len(batch.jobs),
                 queue_s=started_s - job.arrival_s,
                 device_s=device_s,
             )
-
-    async def _score(self, jobs: tuple[Job, ...], alone: bool = False) -> tuple[list[Outputs | Outcome], bool, float]:
-        """What the model says of each job's picture, whether one run gave it all, and when the last one ended.
-
-        A run that raises is done again by halves, until the culprit stands alone; its picture has FAILED.
-
-        Raises:
-            DeviceFault: the device is of no use any more.
-        """
-        size = self._queue.costs.padded_size(len(jobs))
-        try:
-            if len(jobs) <= size:  # the largest run may have become smaller since these were put together
-                outputs, ended_s = await self._on_device(jobs, size, alone)
-                return outputs, True, ended_s
-        except DeviceFault:
-            raise
-        except OutOfMemory as error:
-            self._shrink(size, error)
-        except Exception as error:
-            culprit = len(jobs) == 1
-            logger.warning("a run raised", pictures=len(jobs), reason=repr(error), exc_info=culprit)
-            if culprit:
-                return [Outcome.FAILED], False, time.monotonic()
-        first, second = halves(jobs)
-        some, _ = await self._score_wanted(first)
-        others, ended_s = await self._score_wanted(second)
-        return some + others, False, ended_s
-
-    async def _score_wanted(self, jobs: tuple[Job, ...]) -> tuple[list[Outputs | Outcome], float]:
-        """The same for those that can still be met, and that are still waited for: some time has passed."""
-        latest_s = time.monotonic() + self._queue.costs.seconds(1)
-        dropped = {job.key: Outcome.EXPIRED for job in jobs if job.deadline_s < latest_s}
-        dropped |= {job.key: Outcome.CANCELLED for job in jobs if job.key in self._given_up}
-        wanted = tuple(job for job in jobs if job.key not in dropped)
-        outputs, _, ended_s = await self._score(wanted) if wanted else ([], False, time.monotonic())
-        scored = iter(outputs)
-        return [dropped.get(job.key) or next(scored) for job in jobs], ended_s
-
-    def _shrink(self, size: int, error: OutOfMemory) -> None:
-        costs = self._queue.costs
-        if size == costs.ladder[0]:
-            raise DeviceFault(f"There is no memory for a run of {size}, and none is smaller.") from error
-        costs.too_large(size)
-        self._metrics.runs_at_most(costs.largest)
-        logger.warning("out of device memory", batch_size=size, largest_now=costs.largest)
-
-    async def _on_device(self, jobs: tuple[Job, ...], size: int, alone: bool) -> tuple[list[Outputs | Outcome], float]:
-        pictures = [job.key.pixels for job in jobs]
-        wants = reduce(or_, {job.key.wants for job in jobs})  # of all: more for one costs little for the others
-
-        def run() -> tuple[Outputs, float]:  # and the end now: the loop may be late to hear of it
-            return self._device.run(pictures, size, alone, wants), time.monotonic()
-
-        outputs, ended_s = await self._in_thread(run)
-        if outputs.logits.shape != (len(jobs), len(self._card.labels)):
-            raise ValueError(f"{len(jobs)} pictures gave logits of the shape {outputs.logits.shape}")
-        self._metrics.ran(len(jobs), size)
-        sound = [bool(np.isfinite(logits).all()) for logits in outputs.logits]
-        if any(sound):
-            self._last_success_s = time.monotonic()
-        return [outputs.of(place) if good else Outcome.FAILED for place, good in enumerate(sound)], ended_s
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _keep_pulse(self) -> None:
         """Tell the workers every second how the engine is; when the device has long done nothing, see that it can.
@@ -279,9 +193,8 @@ class Engine:
     async def _probe(self) -> None:
         """See that the device still can, and what it costs now: after a slow spell nothing else might tell."""
         started_s = self._probe_started_s = time.monotonic()
-        await self._in_thread(self._device.probe)
+        await self._scorer.probe()
         self._probe_started_s = None
-        self._last_success_s = time.monotonic()
         self._queue.costs.learn(1, time.monotonic() - started_s)
 
     def _pulse(self) -> Pulse:
@@ -306,7 +219,7 @@ class Engine:
         return max(least_s, times * self._queue.costs.seconds(self._queue.costs.largest))
 
     def _since_success_s(self) -> float:
-        return time.monotonic() - self._last_success_s
+        return time.monotonic() - self._scorer.last_success_s
 
     def _probe_every_s(self) -> float:
         return max(PROBE_S, self._queue.costs.seconds(1) / PROBE_SHARE)

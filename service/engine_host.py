@@ -10,9 +10,10 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from service import metrics
+from service import metrics, multiprocess
 from service.logs import logger
 from service.process import Child, Refused
+from service.relapses import Relapses
 from service.settings import Settings
 
 STOP_SLACK_S = 5.0
@@ -41,7 +42,9 @@ class EngineHost:
         self._orders = {
             "name": name,
             "settings": settings.model_copy(update={"model": source, "models": ""}).model_dump(mode="json"),
+            "litter": [str(path.parent), *multiprocess.litter()],
         }
+        self._relapses = Relapses(name, path)
         self._patience_s = settings.timeout_s + STOP_SLACK_S
         self._process = _Process(self._orders, path)
         self._running: asyncio.Task[None] | None = None
@@ -82,6 +85,8 @@ class EngineHost:
             os.replace(beside, self.path)  # who connects from now on finds the new one
             before, self._process = self._process, successor
             running_before, self._running = self._running, running
+            self._relapses.forget()
+            self._relapses.serves()
             logger.info("model reloaded", model=self.name)
             if running_before:
                 await self._end(before, running_before, signal.SIGTERM)
@@ -95,11 +100,18 @@ class EngineHost:
         self._process.listener.close()
 
     def _run(self, process: _Process) -> "asyncio.Task[None]":
-        return asyncio.create_task(process.child.run(on_restart=partial(self._count_restart, process)))
+        return asyncio.create_task(
+            process.child.run(partial(self._on_restart, process), partial(self._on_ready, process))
+        )
 
-    def _count_restart(self, process: _Process) -> None:
+    def _on_restart(self, process: _Process) -> None:
         if process is self._process:
             metrics.engine_restarts.labels(self.name).inc()
+            self._relapses.ended()
+
+    def _on_ready(self, process: _Process) -> None:
+        if process is self._process:
+            self._relapses.serves()
 
     async def _end(self, process: _Process, running: "asyncio.Task[None]", how: signal.Signals) -> None:
         await process.child.stop(how, self._patience_s)

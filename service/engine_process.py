@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import uvloop
@@ -33,7 +32,7 @@ def main(orders: dict[str, Any]) -> None:
     """
     settings = Settings.model_validate(orders["settings"])
     try:
-        device, card, queue = prepare(settings, orders["name"], report_alive)
+        device, card, queue = prepare(settings, orders["name"])
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         logger.critical("cannot start", reason=str(error))
         report_refusal(str(error))
@@ -49,18 +48,15 @@ def main(orders: dict[str, Any]) -> None:
         os._exit(1)  # an ordinary end would wait for a thread whose run does not come back
 
 
-def prepare(settings: Settings, name: str, beat: Callable[[], None] = lambda: None) -> tuple[Device, ModelCard, Queue]:
-    """The model on its device, warm; what workers are told of it; and an empty queue that knows its costs.
-
-    ``beat`` is called now and then once the model is there, which may take as long as a download does.
-    """
+def prepare(settings: Settings, name: str) -> tuple[Device, ModelCard, Queue]:
+    """The model on its device, warm; what workers are told of it; and an empty queue that knows its costs."""
     started_s = time.monotonic()
     classifier = load_classifier(settings)
     loaded_s = time.monotonic()
     if classifier.device.type == "cpu":
         keep_freed_memory()
     device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4, cores=cores())
-    costs = Costs(device.warm_up(rounds=3, beat=beat), padded=device.padded)
+    costs = Costs(device.warm_up(rounds=3), padded=device.padded)
     card = _card(name, classifier)
     metrics.model_load_seconds.labels(name).set(loaded_s - started_s)
     metrics.model_warm_up_seconds.labels(name).set(time.monotonic() - loaded_s)

@@ -47,7 +47,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         },
     )
     async def live(request: Request) -> Response:
-        """Three engines that died within a minute make it not live, until one has lived for a minute."""
+        """Three engines in a row, none of which had served for a minute, make it not live, until one has."""
         hopeless = models.hopeless()
         health = Health(status="not live" if hopeless else "live", reasons=hopeless)
         return readiness(request, not hopeless, health.model_dump())

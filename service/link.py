@@ -4,7 +4,6 @@ import asyncio
 import math
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -17,14 +16,13 @@ from service.decoders import Decoders, Heavy
 from service.errors import EngineUnavailable
 from service.logs import logger
 from service.outputs import Wants
+from service.relapses import relapsed
 from service.session import RESTART_S, Session, Slot
 from service.wire import LENGTH, Answer, Channel, Kind, ModelCard, Order, State
 
 RETRY_S = 0.1
 SILENCE_S = 5.0
 """An engine that has given no pulse for so long is not well."""
-DEATHS, WITHIN_S = 3, 60.0
-"""Where so many engines die within so long, another one is of no help."""
 
 Load = Callable[[NDArray[np.uint8], ModelCard], Heavy | None]
 """Writes a picture into a slot's pixels [S, S, 3], as the model on the card takes it; or says what is left to do."""
@@ -41,12 +39,12 @@ class Link:
         self._slots = slots
         self._decoders = decoders
         self._session: Session | None = None
+        self._path: Path | None = None
         self._leaving: set[asyncio.Task[None]] = set()
-        self._deaths_s: deque[float] = deque(maxlen=DEATHS)
-        self._hopeless = False
 
     async def run(self, path: Path) -> None:
         """Stay connected to the socket at ``path``, one engine after the other, until cancelled."""
+        self._path = path
         try:
             while True:
                 try:
@@ -58,7 +56,6 @@ class Link:
                 await session.end()
                 if not session.connected:
                     logger.warning("lost the engine", under_way=session.under_way)
-                    self._note_death(time.monotonic())
                     session.disconnect()
                     await asyncio.sleep(RETRY_S)
         finally:
@@ -109,6 +106,11 @@ class Link:
         order = Order(Kind.SUBMIT, slot.number, time.monotonic(), deadline_s, wants, background)
         return await slot.session.ask(slot, order)
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the engine ends again and again."""
+        return self._path is not None and relapsed(self._path)
+
     def ailments(self) -> list[str]:
         """Why this worker's requests would not be answered well now; empty if they would."""
         session = self._session
@@ -125,19 +127,6 @@ class Link:
                 f"a run under way for {session.pulse.running_s:.0f} s"
             ]
         return []
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether engines have died again and again, and none has lived for long since."""
-        if self._hopeless and time.monotonic() - self._deaths_s[-1] > WITHIN_S and self.ailments() == []:
-            self._hopeless = False
-        return self._hopeless
-
-    def _note_death(self, now: float) -> None:
-        self._deaths_s.append(now)
-        if len(self._deaths_s) == DEATHS and now - self._deaths_s[0] <= WITHIN_S and not self._hopeless:
-            self._hopeless = True
-            logger.critical("engines die again and again: not live any more", deaths=DEATHS, within_s=WITHIN_S)
 
     async def _connect(self, path: Path) -> Session:
         """A session with the engine that listens there, in place of the one before."""

@@ -22,7 +22,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-__all__ = ["CONTENT_TYPE", "Counter", "Gauge", "Histogram", "Metric", "exposition", "forget", "remove"]
+__all__ = ["CONTENT_TYPE", "Counter", "Gauge", "Histogram", "Metric", "exposition", "forget", "litter", "remove"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 ENDED = "ended"
@@ -88,6 +88,11 @@ def _locked(how: int) -> Iterator[None]:
     with (_folder() / "lock").open("a") as lock:
         fcntl.flock(lock, how)
         yield
+
+
+def litter() -> list[str]:
+    """The directory that is to go with the service: none if somebody else made it."""
+    return [_ours] if _ours else []
 
 
 def _folder() -> Path:

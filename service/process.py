@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from service import multiprocess
@@ -23,12 +25,12 @@ REFUSED = 78
 """Exit status of a process that cannot work as it is set up: to start it again is of no use (EX_CONFIG)."""
 INTERRUPTED = 130
 """Exit status of a command that Ctrl-C has cut off, as shells have it."""
-WARMING_S = 300.0
-"""A step on the way to being ready may take so long: kernels are compiled on it."""
 THAW_S = 3.0
 """One that is silent gets so long more: perhaps we all have been frozen, and it has had no time to speak."""
+START_SILENCE_S = 60.0
+"""One that has not yet reported that it is ready, and has used no processor time at all for so long, hangs."""
 SPELL_S = 10.0
-"""A process that ran for so long is started again at once; below, after longer and longer pauses."""
+"""A process that ran for so long, or was ready, is started again at once; others after longer and longer pauses."""
 LONGEST_PAUSE_S = 10.0
 REFUSALS = 3
 """One that has worked is given up when it has refused so often in a row: a device that is lost, say, does not come back
@@ -51,8 +53,8 @@ class Child:
         role: what it is, such as ``engine``.
         orders: what it is told; anything that JSON can say.
         inherit: file descriptors it inherits under the same numbers.
-        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended. One that
-            has reported that it is alive may take ``WARMING_S`` from there to its next sign.
+        silence_s: one that has reported that it is ready, and then nothing for so long, hangs and is ended; before that
+            it may be silent for as long as it does anything, such as download.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Child:
         self._stopping = asyncio.Event()
         self._reported = asyncio.Event()
         self._refusal = ""
+        self._was_ready = False
+        self._on_ready: Callable[[], None] = lambda: None
 
     async def ready(self) -> None:
         """Return when it reports for the first time that it is ready.
@@ -77,13 +81,16 @@ class Child:
         if self._refusal:
             raise Refused(self._refusal)
 
-    async def run(self, on_restart: Callable[[], None] = lambda: None) -> None:
-        """Keep it running until ``stop``.
+    async def run(
+        self, on_restart: Callable[[], None] = lambda: None, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Keep it running until ``stop``; tell each time that it has ended, and that it is ready.
 
         Raises:
             Refused: it cannot work as it is set up.
             OSError: it cannot be started.
         """
+        self._on_ready = on_ready
         try:
             await self._keep_running(on_restart)
         except Exception as error:
@@ -115,7 +122,8 @@ class Child:
             if refusals == (REFUSALS if worked else 1):
                 raise Refused(f"{self._role} refused")
             worked = worked or time.monotonic() - started_s > SPELL_S  # then it is not for how it is set up
-            pause_s = 0.0 if time.monotonic() - started_s > SPELL_S else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
+            at_once = self._was_ready or time.monotonic() - started_s > SPELL_S
+            pause_s = 0.0 if at_once else min(LONGEST_PAUSE_S, 2 * pause_s + 0.25)
             logger.error("process ended", role=self._role, status=status, again_in_s=pause_s)
             on_restart()
             with contextlib.suppress(TimeoutError):
@@ -126,7 +134,7 @@ class Child:
         process = await self._start()
         if self._stopping.is_set():  # while it was being started
             _signal(process, signal.SIGKILL)
-        self._process = process
+        self._process, self._was_ready = process, False
         refusal = await self._listen(process)
         status = await process.wait()
         self._process = None
@@ -143,12 +151,15 @@ class Child:
     async def _listen(self, process: asyncio.subprocess.Process) -> str:
         """Take in its reports until it ends: why it refused, if it did."""
         assert process.stdout is not None
-        refusal: str = ""
-        silence_s: float | None = None
+        refusal, busy_s = "", 0.0
+        silence_s = None if self._silence_s is None else START_SILENCE_S
         while True:
             try:
                 line = await _report_from(process.stdout, silence_s)
             except TimeoutError:
+                before_s, busy_s = busy_s, _processor_s(process.pid)
+                if not self._was_ready and busy_s > before_s:
+                    continue
                 logger.error("process hangs, ending it", role=self._role, pid=process.pid, silent_s=silence_s)
                 _signal(process, signal.SIGKILL)
                 silence_s = None
@@ -157,9 +168,9 @@ class Child:
                 return refusal
             if line.startswith(READY):
                 self._reported.set()
+                self._was_ready = True
                 silence_s = self._silence_s
-            elif line.startswith(ALIVE) and silence_s is None and self._silence_s:
-                silence_s = WARMING_S
+                self._on_ready()
             elif line.startswith(REFUSAL):
                 refusal = line.removeprefix(REFUSAL).decode().strip()
 
@@ -190,6 +201,15 @@ async def _report_from(output: asyncio.StreamReader, silence_s: float | None) ->
         return await asyncio.wait_for(output.readline(), THAW_S)
 
 
+def _processor_s(pid: int) -> float:
+    """The processor time that a process has used; none if it is gone."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _forget(pid: int) -> None:
     try:
         multiprocess.forget(pid)
@@ -203,7 +223,8 @@ def _signal(process: asyncio.subprocess.Process, signal_: signal.Signals) -> Non
 
 
 def receive_orders() -> dict[str, Any]:
-    """In a child: what the parent wants. From here on the child ends when the parent does.
+    """In a child: what the parent wants. From here on the child ends when the parent does, which may not have come to
+    tidy up: of the folders that the orders call ``litter`` nothing is left then.
 
     Raises:
         ValueError: there is no parent that gives orders.
@@ -212,7 +233,8 @@ def receive_orders() -> dict[str, Any]:
     if sys.stdin.isatty():
         raise ValueError("nobody gives orders from a terminal")
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, name="lifeline", daemon=True).start()
+    litter = orders.get("litter", [])
+    threading.Thread(target=_end_with_parent, args=[litter], name="lifeline", daemon=True).start()
     return orders
 
 
@@ -235,6 +257,8 @@ def _report(line: bytes) -> None:
     os.write(1, line + b"\n")
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(litter: Sequence[str]) -> None:
     os.read(sys.stdin.fileno(), 1)
+    for folder in litter:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

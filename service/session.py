@@ -3,27 +3,26 @@
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import metrics
-from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded
+from service.errors import DeadlineExceeded, EngineUnavailable, InferenceFailed, Overloaded, ServiceError
 from service.logs import logger
 from service.outputs import Outputs
 from service.wire import Answer, Channel, Kind, ModelCard, Order, Outcome, Pulse, Slab, State, decode_report
 
 RESTART_S = 2.0
 """What callers are told to wait while there is no engine."""
-SUSPECT = 2
-"""A picture that was under way when so many engines died is sent to the next one only after others of its kind."""
-CULPRIT = 3
-"""One that was when so many did is not sent again: it may be what kills them."""
+DEATHS = 2
+"""A picture that so many engines have died with on their device is not sent to another one."""
+PARTING_S = 0.05
+"""So long before its deadline a picture that no engine is there for is given up, while there is time to say so."""
 
 
 class Slot:
@@ -40,14 +39,13 @@ class Slot:
 
 @dataclass(slots=True)
 class _Sent:
-    """A picture the engine owes an answer for; sent again to the next engine if this one dies."""
+    """A picture the engine owes an answer for; sent again to the next engine if this one dies, but not for ever."""
 
     order: Order
     answer: asyncio.Future[Answer]
     cancelled: bool = False
-    with_engine: bool = False
     deaths: int = 0
-    """Engines that died with it."""
+    """Of engines that had it on their device."""
 
 
 class Session:
@@ -66,7 +64,6 @@ class Session:
         # no slots, which know the session: the slab shall go with its last user, not at the next collection
         self._free = list(range(slots))
         self._sent: dict[int, _Sent] = {}
-        self._suspects: deque[_Sent] = deque()
         self._channel: Channel | None = None
         self._greeted = asyncio.Event()
         self._dismissed = asyncio.Event()
@@ -93,12 +90,8 @@ class Session:
             raise ConnectionError("the engine turned us away")
         self._channel = channel
         metrics.replayed_pictures.labels(self.slab.card.model).inc(len(self._sent))
-        suspects = [sent for sent in self._sent.values() if sent.deaths >= SUSPECT]
         for sent in self._sent.values():
-            if sent not in suspects:
-                self._send(sent)
-        self._suspects = deque(suspects)
-        self._send_suspect()
+            channel.send(sent.order.encode())
 
     async def end(self) -> None:
         """Return when the engine is gone, or wants to go."""
@@ -112,15 +105,8 @@ class Session:
         self._channel = self.pulse = None
         self._greeted.clear()
         self._dismissed.clear()
-        self._suspects.clear()
         for sent in list(self._sent.values()):
-            sent.deaths += sent.with_engine
-            sent.with_engine = False
-            if sent.cancelled:
-                self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
-            elif sent.deaths == CULPRIT:
-                logger.error("a picture was under way when several engines died", deaths=sent.deaths)
-                self._settle(Answer(Outcome.FAILED, sent.order.slot))
+            self._look_after(sent)
 
     def abandon(self, error: EngineUnavailable) -> None:
         """Hang up for good: whoever still waits gets the error."""
@@ -164,7 +150,10 @@ class Session:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         slot.user = answer
         sent = self._sent[slot.number] = _Sent(order, answer)
-        self._send(sent)
+        if self._channel:
+            self._channel.send(order.encode())
+        else:
+            self._wait_for_an_engine(sent)
         try:
             return _judged(await asyncio.shield(answer), order.deadline_s - order.arrival_s)
         except asyncio.CancelledError:
@@ -187,6 +176,33 @@ class Session:
         if self._emptied and not self._emptied.done() and len(self._free) == self.slab.slots:
             self._emptied.set_result(None)
 
+    def _look_after(self, sent: _Sent) -> None:
+        """What becomes of a picture now that there is no engine."""
+        slot = sent.order.slot
+        if self.slab.running[slot]:
+            sent.deaths += 1
+            sent.order = replace(sent.order, suspect=True)
+            self.slab.running[slot] = False
+        if sent.cancelled:
+            self._settle(Answer(Outcome.CANCELLED, slot))
+        elif sent.deaths >= DEATHS:
+            logger.error("refused a picture that engines died with", model=self.slab.card.model, deaths=sent.deaths)
+            self._fail(sent, InferenceFailed("The model's process ended twice over this picture."))
+        else:
+            self._wait_for_an_engine(sent)
+
+    def _wait_for_an_engine(self, sent: _Sent) -> None:
+        patience_s = sent.order.deadline_s - time.monotonic() - PARTING_S
+        asyncio.get_running_loop().call_later(max(patience_s, 0.0), self._give_up, sent)
+
+    def _give_up(self, sent: _Sent) -> None:
+        if self._channel is None and self._sent.get(sent.order.slot) is sent:
+            self._fail(sent, EngineUnavailable("The model is still being restarted.", RESTART_S))
+
+    def _fail(self, sent: _Sent, error: ServiceError) -> None:
+        del self._sent[sent.order.slot]
+        sent.answer.set_exception(error)
+
     def _predicted_wait_s(self) -> float:
         return self.pulse.predicted_wait_s if self.pulse else RESTART_S
 
@@ -194,7 +210,7 @@ class Session:
         if sent.answer.done():
             return
         sent.cancelled = True
-        if self._channel and sent.with_engine:
+        if self._channel:
             self._channel.send(Order(Kind.CANCEL, sent.order.slot).encode())
         else:
             self._settle(Answer(Outcome.CANCELLED, sent.order.slot))
@@ -204,21 +220,6 @@ class Session:
         if sent is None:
             raise ValueError(f"an answer that nobody waits for: {answer}")
         sent.answer.set_result(answer)
-        if sent.with_engine and sent.deaths >= SUSPECT:
-            self._send_suspect()
-
-    def _send(self, sent: _Sent) -> None:
-        if self._channel:
-            sent.with_engine = True
-            self._channel.send(sent.order.encode())
-
-    def _send_suspect(self) -> None:
-        """The next one that nobody has given up, alone among its kind: if the engine dies again, it was that one."""
-        while self._suspects:
-            sent = self._suspects.popleft()
-            if not sent.answer.done():
-                self._send(sent)
-                return
 
 
 async def _first(event: asyncio.Event, channel: Channel) -> None:

@@ -61,8 +61,9 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class Slab:
     """Slots of shared memory, each with room for one picture and all that a model can say of it.
 
-    ``pixels`` [slots, S, S, 3] and ``outputs``, which hold of each slot what their names say, look into it. The memory
-    is private to the processes that hold its file descriptor or have mapped it, and goes with the last of them.
+    ``pixels`` [slots, S, S, 3] and ``outputs``, which hold of each slot what their names say, look into it. ``running``
+    [slots] is what the engine leaves behind if it dies: which pictures it had on its device just then. The memory is
+    private to the processes that hold its file descriptor or have mapped it, and goes with the last of them.
     """
 
     fd: int
@@ -83,6 +84,7 @@ class Slab:
         self.slots = slots
         memory = np.ndarray(slots, layout, mmap.mmap(fd, slots * layout.itemsize))
         self.pixels: NDArray[np.uint8] = memory["pixels"]
+        self.running: NDArray[np.bool_] = memory["running"]
         self.outputs = Outputs(
             memory["logits"], memory["features"], Evidence(memory["evidence_labels"], memory["evidence_maps"])
         )
@@ -105,6 +107,7 @@ def _layout(card: ModelCard) -> np.dtype[np.void]:
     labels = min(EVIDENCE_LABELS, classes)
     parts: list[tuple[str, type[np.generic], tuple[int, ...]]] = [
         ("pixels", np.uint8, (size, size, 3)),
+        ("running", np.bool_, ()),
         ("logits", np.float32, (classes,)),
         ("features", np.float32, (card.feature_size,)),
         ("evidence_labels", np.int32, (labels,)),
@@ -134,17 +137,20 @@ class Order:
     deadline_s: float = 0.0
     wants: Wants = Wants.NONE
     background: bool = False
+    suspect: bool = False
+    """An engine died with it on its device."""
 
-    FORMAT: ClassVar = struct.Struct("<BB?xIdd")
+    FORMAT: ClassVar = struct.Struct("<BB??Idd")
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.kind, self.wants, self.background, self.slot, self.arrival_s, self.deadline_s)
+        flags = self.background, self.suspect
+        return self.FORMAT.pack(self.kind, self.wants, *flags, self.slot, self.arrival_s, self.deadline_s)
 
     @classmethod
     def decode(cls, message: bytes) -> Self:
         """Raise ValueError for what no worker says."""
-        kind, wants, background, slot, arrival_s, deadline_s = cls.FORMAT.unpack(message)
-        order = cls(Kind(kind), slot, arrival_s, deadline_s, Wants(wants), background)
+        kind, wants, background, suspect, slot, arrival_s, deadline_s = cls.FORMAT.unpack(message)
+        order = cls(Kind(kind), slot, arrival_s, deadline_s, Wants(wants), background, suspect)
         if not (0 <= order.arrival_s < LAST_S and 0 <= order.deadline_s < LAST_S):  # so that NaN fails too
             raise ValueError(f"times that no clock shows: {order}")
         return order

@@ -20,12 +20,18 @@ class Place:
     worker: "Worker"
     slot: int
     wants: Wants = field(default=Wants.NONE, compare=False)
+    suspect: bool = field(default=False, compare=False)
+    """It may be what an engine died of."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """The picture [S, S, 3], in shared memory."""
         pixels: NDArray[np.uint8] = self.worker.slab.pixels[self.slot]
         return pixels
+
+    def running(self, whether: bool) -> None:
+        """Mark it as on the device, or not; if this process dies, the worker finds the mark."""
+        self.worker.slab.running[self.slot] = whether
 
     def answer(
         self,
@@ -72,7 +78,7 @@ class Worker:
         order = Order.decode(message)
         if order.slot >= self.slab.slots:
             raise ValueError(f"slot {order.slot} of {self.slab.slots}")
-        self._take(Place(self, order.slot, order.wants), order)
+        self._take(Place(self, order.slot, order.wants, order.suspect), order)
 
 
 async def welcome(sock: socket.socket, card: ModelCard, take: Callable[[Place, Order], None]) -> Worker:

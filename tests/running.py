@@ -119,7 +119,7 @@ def serving(folder: Path, *command: str, **settings: str) -> Iterator[Service]:
         process = subprocess.Popen(
             [sys.executable, "-m", *(command or ("service", "serve", "--port", "0"))],
             cwd=ROOT,
-            env=environment(TMPDIR=str(folder / "tmp"), VOLO_MAX_BATCH="2", **settings),
+            env=environment(TMPDIR=str(folder / "tmp"), **{"VOLO_MAX_BATCH": "2", **settings}),
             stdin=subprocess.DEVNULL,
             stderr=stream,
         )

@@ -135,7 +135,7 @@ async def test_what_nobody_waits_for_any_more_is_not_run_again_after_a_run_that_
         await asyncio.sleep(0.25)  # for the deadline of the second to come
         device.second_gate.set()
         results = await asyncio.gather(*asked, return_exceptions=True)
-        assert engine._given_up == set()
+        assert engine._scorer.leaving == set()
     assert (results[1], results[4]) == (1, 4)
     assert isinstance(results[2], DeadlineExceeded)
     assert isinstance(results[3], asyncio.CancelledError)

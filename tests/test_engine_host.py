@@ -24,7 +24,7 @@ class FakeChild:
         if self.refusal:
             raise Refused(self.refusal)
 
-    async def run(self, on_restart: object) -> None:
+    async def run(self, on_restart: object, on_ready: object) -> None:
         await self.ended.wait()
 
     async def stop(self, how: signal.Signals, patience_s: float) -> None:

@@ -195,6 +195,7 @@ def test_if_the_supervisor_is_killed_its_children_go_too(tmp_path: Path) -> None
         children = service.children
         service.process.kill()
         until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
+        assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
