@@ -4,10 +4,12 @@ set -eu
 
 if [ "$*" = ready ]; then
   exec python -c '
-import os, urllib.request as request
+import os, ssl, urllib.request as request
 port, keys = os.environ.get("VOLO_PORT") or 8000, os.environ.get("VOLO_API_KEYS", "")
-ready = request.Request(f"http://127.0.0.1:{port}/health/ready", headers={"X-API-Key": keys.split(",")[0].strip()})
-request.build_opener(request.ProxyHandler({})).open(ready, timeout=4)
+scheme = "https" if os.environ.get("VOLO_TLS_CERT") else "http"
+ready = request.Request(f"{scheme}://127.0.0.1:{port}/health/ready", headers={"X-API-Key": keys.split(",")[0].strip()})
+ours = request.HTTPSHandler(context=ssl._create_unverified_context())  # whose name is not 127.0.0.1
+request.build_opener(request.ProxyHandler({}), ours).open(ready, timeout=4)
 '
 fi
 # Triton's launcher was compiled with the image; the kernels that it compiles itself lie beside it and outlast us.

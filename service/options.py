@@ -70,9 +70,10 @@ def positive(text: str) -> int:
 
 
 def _fault(details: ErrorDetails) -> str:
+    message = details["msg"].removeprefix("Value error, ")
     if not details["loc"]:
-        return details["msg"]
+        return message
     name = str(details["loc"][0])
     if Settings.model_fields[name].annotation is SecretStr:
-        return f"VOLO_{name.upper()}: {details['msg']}"
-    return f"VOLO_{name.upper()} / {option(name)}: {details['msg']} (got {details['input']!r})"
+        return f"VOLO_{name.upper()}: {message}"
+    return f"VOLO_{name.upper()} / {option(name)}: {message} (got {details['input']!r})"

@@ -2,6 +2,7 @@
 
 import math
 import os
+import ssl
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Self
@@ -9,7 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import cgroups
+from service import cgroups, tls
 
 
 class Settings(BaseSettings):
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
         description="Addresses or networks, separated by commas, of proxies whose `X-Forwarded-For` and "
         "`X-Forwarded-Proto` are believed.",
     )
+    tls_cert: Path | None = Field(
+        None, description="Certificate, with those between it and the root, to serve HTTPS; a new one is taken at once."
+    )
+    tls_key: Path | None = Field(None, description="The certificate's key.")
     cors_origins: str = Field(
         "",
         pattern=r"^(|\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)$",
@@ -148,6 +153,17 @@ class Settings(BaseSettings):
             raise ValueError("models: each needs a name of its own; say NAME=PATH")
         if len(several) > 1 and (self.labels or self.weights_sha256):
             raise ValueError("models: labels and weights_sha256 are for one model; name the classes in the checkpoints")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.tls_cert and self.tls_key:
+            try:
+                tls.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.tls_cert, self.tls_key)
+            except OSError as error:
+                raise ValueError(f"tls_cert, tls_key: {error}") from error
+        elif self.tls_cert or self.tls_key:
+            raise ValueError("tls_cert, tls_key: the one needs the other")
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ def supervise(settings: Settings) -> int:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
         reason = f"{error.strerror}; choose another place with --host and --port, or VOLO_HOST and VOLO_PORT"
-        logger.critical("cannot listen", url=_url(settings.host, settings.port), reason=reason)
+        logger.critical("cannot listen", url=_url(settings, settings.host, settings.port), reason=reason)
         return 1
     with listener, engine_hosts(settings) as engines:
         try:
@@ -47,14 +47,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(settings: Settings, host: str, port: int) -> str:
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _serve(settings: Settings, listener: socket.socket, engines: EngineHosts) -> int:
     workers = _workers(settings, listener, engines)
     stop_signal = _stop_signal()
-    url = _url(*listener.getsockname()[:2])
+    url = _url(settings, *listener.getsockname()[:2])
     logger.info("starting", url=url, models=", ".join(engines), workers=len(workers))
     running = [asyncio.create_task(engines.run())]
     running += [asyncio.create_task(worker.run(metrics.worker_restarts.inc)) for worker in workers]
@@ -80,7 +81,7 @@ def _workers(settings: Settings, listener: socket.socket, engines: EngineHosts) 
         "control": str(engines.control),
         "listener": listener.fileno(),
         "rate_memory": rate_memory,
-        "url": _url(*listener.getsockname()[:2]),
+        "url": _url(settings, *listener.getsockname()[:2]),
     }
     return [
         Child("worker", {**orders, "number": number}, inherit=[listener.fileno(), *filter(None, [rate_memory])])

@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from service import tls
 from service.app import create_app
 from service.connection import Connection
 from service.control import ask_to_reload
@@ -54,25 +55,31 @@ class GracefulServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=settings.trusted_proxies,
             timeout_graceful_shutdown=int(settings.timeout_s) + 1,
         )
         super().__init__(config)
         self._app = app
-        self._grace_s = settings.grace_s
+        self._settings = settings
         self._url = url
 
     async def main_loop(self) -> None:
         gc.freeze()  # what is there by now stays, and need not be looked at again and again
-        announcing = asyncio.create_task(announce(self._app.state.models, self._url)) if self._url else None
+        settings, beside = self._settings, []
+        if self._url:
+            beside.append(asyncio.create_task(announce(self._app.state.models, self._url)))
+        if self.config.ssl and settings.tls_cert and settings.tls_key:
+            beside.append(asyncio.create_task(tls.follow(self.config.ssl, settings.tls_cert, settings.tls_key)))
         await super().main_loop()
-        if announcing:
-            announcing.cancel()
+        for task in beside:
+            task.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._app.state.models.draining = True
-        grace_s = self._grace_s if sig == signal.SIGTERM else 0.0
+        grace_s = self._settings.grace_s if sig == signal.SIGTERM else 0.0
         asyncio.get_running_loop().call_later(grace_s, self._stop)
 
     def _stop(self) -> None:

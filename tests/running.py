@@ -86,7 +86,7 @@ class Service:
     @property
     def url(self) -> str:
         """Where it listens, by what it says."""
-        return until(lambda: re.search(r"http://127\.0\.0\.1:\d+", self.text))[0]
+        return until(lambda: re.search(r"https?://127\.0\.0\.1:\d+", self.text))[0]
 
     @property
     def children(self) -> dict[str, int]:

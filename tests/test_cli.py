@@ -74,7 +74,7 @@ def test_a_bad_value_is_one_line_that_tells_where_it_may_come_from(volo: Volo) -
 def test_settings_that_do_not_fit_together_are_one_line_too(volo: Volo) -> None:
     ended = volo("serve", "--models", "embedded,embedded")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("volo: Value error, models: ")
+    assert ended.stderr.startswith("volo: models: ")
     assert len(ended.stderr.splitlines()) == 1
 
 
@@ -83,7 +83,7 @@ def test_keys_are_no_options_and_a_bad_one_is_not_shown(volo: Volo) -> None:
     assert "--api-keys" not in help_
     assert "--admin-key" not in help_
     ended = volo("serve", VOLO_API_KEYS="s3cret,,")
-    assert (ended.returncode, ended.stderr) == (2, "volo: VOLO_API_KEYS: Value error, an empty key is none\n")
+    assert (ended.returncode, ended.stderr) == (2, "volo: VOLO_API_KEYS: an empty key is none\n")
 
 
 def test_every_bad_value_gets_its_line(volo: Volo) -> None:

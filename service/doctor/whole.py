@@ -40,7 +40,9 @@ def check(settings: Settings, given: Mapping[str, str]) -> Iterator[Finding]:
         headers = {"X-API-Key": settings.keys[0]} if settings.keys else {}
         sample = (files("models.data") / "samples" / "coffee.jpg").read_bytes()
         url, limit_s = f"{ready['url']}/predict", settings.timeout_s + 5
-        answer = httpx.post(url, content=sample, headers=headers, timeout=limit_s, trust_env=False)  # past any proxy
+        past_proxies = httpx.Client(trust_env=False, verify=False)  # and a certificate is for another name
+        with past_proxies as client:
+            answer = client.post(url, content=sample, headers=headers, timeout=limit_s)
     yield judge(answer, ready)
 
 
