@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve test chaos check bench perf-analyzer
+.PHONY: install serve test chaos soak check bench perf-analyzer
 
 install: .venv/installed
 
@@ -19,6 +19,10 @@ test: install
 # faults done to a running service, which take minutes
 chaos: install
 	$(BIN)/pytest tests/chaos
+
+# half an hour of traffic of all sorts while engines die
+soak: install
+	PYTHONPATH=tests $(BIN)/python tests/chaos/soak.py
 
 check: install
 	$(BIN)/ruff check .

@@ -1,0 +1,228 @@
+"""Mixed traffic for half an hour while engines die and are loaded anew; at the end everything must add up.
+
+PYTHONPATH=tests .venv/bin/python tests/chaos/soak.py --minutes 30 --out soak
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from callers import GONE, GOOD, Caller, Ledger
+from loading import ask
+from prometheus_client.parser import text_string_to_metric_families
+from running import Service, serving, until
+
+ENGINE = "volo: engine embedded cpu"
+CALLERS = 8
+SHARE = 0.7
+"""Of the capacity that was measured before."""
+KILL_EVERY_S, RELOAD_EVERY_S, LOOK_EVERY_S = 120.0, 300.0, 5.0
+GROWTH = 0.05
+"""More of its memory than that a process may not gain in the second half."""
+
+
+@dataclass
+class Look:
+    """What one process had at a time."""
+
+    at_s: float
+    title: str
+    pid: int
+    memory: int
+    threads: int
+    files: int
+
+
+def look(service: Service) -> list[Look]:
+    """At every process of the service that is there."""
+    found, now = [], time.monotonic()
+    for title, pid in {"volo: supervisor": service.process.pid, **service.children}.items():
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            pss = Path(f"/proc/{pid}/smaps_rollup").read_text().partition("Pss:")[2].split()[0]
+            threads = status.partition("Threads:")[2].split()[0]
+            files = len(os.listdir(f"/proc/{pid}/fd"))
+        except (OSError, IndexError):  # it has just ended
+            continue
+        found.append(Look(now, title, pid, int(pss) * 1024, int(threads), files))
+    return found
+
+
+def counted(service: Service, name: str, label: str = "") -> Counter[str]:
+    """A metric's samples, summed by a label."""
+    counts: Counter[str] = Counter()
+    for family in text_string_to_metric_families(service.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels.get("endpoint", "") not in ("/metrics", "/health/ready"):
+                counts[sample.labels.get(label, "")] += int(sample.value)
+    return counts
+
+
+def capacity(service: Service, seconds: float = 10.0) -> float:
+    """Good pictures a second, from as many callers as there will be."""
+    ledger, over = Ledger(), threading.Event()
+    right = [ask(service, picture).json()["predictions"] for picture in GOOD]
+
+    def ask_on(caller: Caller) -> None:
+        while not over.is_set():
+            ledger.note(caller.good())
+
+    callers = [Caller(service, ledger, right, 1, seed) for seed in range(CALLERS)]
+    run([threading.Thread(target=ask_on, args=[caller]) for caller in callers], over, seconds)
+    return ledger.told["ok"] / seconds
+
+
+def run(threads: list[threading.Thread], over: threading.Event, seconds: float) -> None:
+    for thread in threads:
+        thread.start()
+    over.wait(seconds)
+    over.set()
+    for thread in threads:
+        thread.join(90)
+    assert not any(thread.is_alive() for thread in threads), "a request hangs"
+
+
+def disturb(service: Service, over: threading.Event, events: list[tuple[float, str]]) -> None:
+    """Kill engines and have them loaded anew, until it is over."""
+    began_s = time.monotonic()
+    due = {"killed": KILL_EVERY_S, "reload": RELOAD_EVERY_S}
+    while not over.wait(1):
+        for what, every_s in (("killed", KILL_EVERY_S), ("reload", RELOAD_EVERY_S)):
+            if time.monotonic() - began_s < due[what]:
+                continue
+            due[what] += every_s
+            events.append((time.monotonic(), what))
+            if what == "reload":
+                os.kill(service.process.pid, signal.SIGHUP)
+            elif ENGINE in service.children:
+                os.kill(service.children[ENGINE], signal.SIGKILL)
+
+
+def watch(service: Service, over: threading.Event, looks: list[Look]) -> None:
+    while not over.wait(LOOK_EVERY_S):
+        looks += look(service)
+
+
+def differences(server: Counter[str], told: Counter[str]) -> list[str]:
+    """Where the service's count of outcomes and the callers' do not agree.
+
+    Of one who left the service may say anything that it would have been told, or nothing if it had not come yet.
+    """
+    rest = server - told
+    missing = told - server
+    del missing[GONE]
+    faults = [f"callers were told {count} times {code} more than was counted" for code, count in missing.items()]
+    if rest.total() > told[GONE]:
+        faults.append(f"{rest.total()} more were counted than the {told[GONE]} who left: {dict(rest)}")
+    return faults
+
+
+def growth(looks: list[Look]) -> list[str]:
+    """Processes that have more and more. An engine begins afresh each time that it is killed."""
+    faults = []
+    for pid in {each.pid for each in looks}:
+        mine = [each for each in looks if each.pid == pid]
+        half = mine[len(mine) // 2 :]
+        if len(half) < 12 or mine[-1].at_s < looks[-1].at_s - LOOK_EVERY_S:
+            continue
+        at_s = np.array([each.at_s for each in half])
+        slope, _ = np.polyfit(at_s - at_s[0], [each.memory for each in half], 1)
+        gained = slope * (at_s[-1] - at_s[0])
+        if gained > max(GROWTH * half[0].memory, 8e6):
+            faults.append(
+                f"{mine[0].title} gained {gained / 1e6:.0f} MB of {half[0].memory / 1e6:.0f} in the second half"
+            )
+        for what in ("threads", "files"):
+            least, last = min(getattr(each, what) for each in half), getattr(half[-1], what)
+            if last > least + CALLERS + 4:
+                faults.append(f"{mine[0].title} had {least} {what} once, and {last} at the end")
+    return faults
+
+
+def draw(file: Path, ledger: Ledger, looks: list[Look], events: list[tuple[float, str]]) -> None:
+    """Outcomes a second, and each process's memory; upright lines where something was done."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((10, 5.6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    began_s = ledger.timeline[0][0]
+    bins = np.arange(0, ledger.timeline[-1][0] - began_s + 10, 10)
+    for code in sorted(ledger.told, key=lambda code: -ledger.told[code]):
+        counts, _ = np.histogram([at_s - began_s for at_s, each in ledger.timeline if each == code], bins)
+        above.plot(bins[:-1] / 60, counts / 10, label=code, linewidth=1)
+    for title in sorted({each.title for each in looks}):
+        mine = [each for each in looks if each.title == title]
+        below.plot(
+            [(each.at_s - began_s) / 60 for each in mine], [each.memory / 1e6 for each in mine], ".", 2, label=title
+        )
+    for at_s, what in events:
+        for axes in (above, below):
+            axes.axvline((at_s - began_s) / 60, color="tab:red" if what == "killed" else "tab:blue", alpha=0.3)
+    above.set(ylabel="requests a second", yscale="symlog")
+    below.set(ylabel="MB", xlabel="minutes; red: engine killed, blue: reload", ylim=(0, None))
+    for axes in (above, below):
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(file)
+
+
+def soak(service: Service, seconds: float, out: Path) -> list[str]:
+    """The whole of it: what was not as promised."""
+    until(service.is_ready)
+    rate = SHARE * capacity(service)
+    right = [ask(service, picture).json()["predictions"] for picture in GOOD]
+    before = counted(service, "volo_requests_total", "outcome")
+    ledger, over = Ledger(), threading.Event()
+    looks: list[Look] = []
+    events: list[tuple[float, str]] = []
+    callers = [Caller(service, ledger, right, CALLERS / rate, seed) for seed in range(CALLERS)]
+    threads = [threading.Thread(target=caller.ask_on, args=[over]) for caller in callers]
+    threads.append(threading.Thread(target=disturb, args=[service, over, events]))
+    threads.append(threading.Thread(target=watch, args=[service, over, looks]))
+    run(threads, over, seconds)
+    until(service.is_ready)
+    until(lambda: counted(service, "volo_requests_in_flight").total() == 1)  # this one
+    server = counted(service, "volo_requests_total", "outcome") - before
+    faults = ledger.wrong + differences(server, ledger.told) + growth(looks)
+    for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run"):
+        if left := counted(service, gauge).total():
+            faults.append(f"{gauge} is {left} at the end")
+    service.process.send_signal(signal.SIGTERM)
+    if status := service.process.wait(60):
+        faults.append(f"SIGTERM ended it with status {status}")
+    print(f"{seconds / 60:.0f} minutes at {rate:.0f} requests a second: {ledger.told.total()} requests")
+    for code, count in ledger.told.most_common():
+        print(f"  {code:24} {count:8}   counted by the service {server[code]:8}")
+    done = Counter(what for _, what in events)
+    print(f"engines killed: {done['killed']}, reloads: {done['reload']}")
+    draw(out / "soak.png", ledger, looks, events)
+    (out / "soak.json").write_text(json.dumps({"told": ledger.told, "counted": server, "faults": faults}, indent=2))
+    return faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--out", type=Path, default=Path("soak"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), VOLO_WORKERS="2") as service:
+        faults = soak(service, arguments.minutes * 60, arguments.out)
+    for fault in faults[:20]:
+        print(f"✗  {fault}")
+    print(f"{len(faults)} promises were broken." if faults else "All of it adds up.")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
