@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Options for settings; what is not given is left to the environment, and secrets always: `ps` shows options."""
-    metavars: dict[Any, str] = {int: "N", float: "SECONDS"}
+    metavars: dict[Any, str] = {int: "N", float: "N"}
     group = parser.add_argument_group(
         "settings", "Each can be set in the environment too: --max-batch as VOLO_MAX_BATCH."
     )
@@ -29,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
         group.add_argument(
             option(name),
             dest=name,
-            metavar=metavars.get(field.annotation, name.upper()),
+            metavar="SECONDS" if name.endswith("_s") else metavars.get(field.annotation, name.upper()),
             help=f"{field.description}{default}".replace("%", "%%"),
         )
 

@@ -169,6 +169,7 @@ def _worker(listener: socket.socket, engine: str) -> None:
                 "settings": settings.model_dump(mode="json"),
                 "engines": {settings.model: engine},
                 "control": "",
+                "rate_memory": 0,
                 "listener": listener.detach(),
                 "number": 0,
                 "url": "",
