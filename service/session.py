@@ -64,6 +64,8 @@ class Session:
         # no slots, which know the session: the slab shall go with its last user, not at the next collection
         self._free = list(range(slots))
         self._sent: dict[int, _Sent] = {}
+        # whoever's deadline is not before the one, and before the other, cannot be met: the engine has said so of one
+        self._hopeless_s = math.inf, -math.inf
         self._channel: Channel | None = None
         self._greeted = asyncio.Event()
         self._dismissed = asyncio.Event()
@@ -125,7 +127,8 @@ class Session:
         """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
 
         Raises:
-            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline.
+            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline,
+                or the last one in the line could not: then to decode the picture would be for nothing.
             EngineUnavailable: there is no engine to send it to.
         """
         if not self.connected:
@@ -134,6 +137,9 @@ class Session:
         if self.pulse and left_s < self.pulse.lone_s:
             detail = f"The model takes {self.pulse.lone_s:.3g} s; of the request's time there are {left_s:.3g} s left."
             raise Overloaded(detail, self._predicted_wait_s(), "deadline")
+        behind_s, end_s = self._hopeless_s
+        if behind_s <= deadline_s < end_s:
+            raise Overloaded(_cannot_get_to_it(left_s), end_s - deadline_s, "deadline")
         if len(self._free) <= leave:
             raise Overloaded("Too many pictures are under way.", self._predicted_wait_s(), "no_slot")
         slot = Slot(self._free.pop(), self)
@@ -219,7 +225,13 @@ class Session:
         sent = self._sent.pop(answer.slot, None)
         if sent is None:
             raise ValueError(f"an answer that nobody waits for: {answer}")
+        if answer.outcome is Outcome.HOPELESS:
+            self._hopeless_s = sent.order.deadline_s, sent.order.deadline_s + answer.retry_after_s
         sent.answer.set_result(answer)
+
+
+def _cannot_get_to_it(left_s: float) -> str:
+    return f"The model cannot get to this picture in the {left_s:.3g} s that are left of the request's time."
 
 
 async def _first(event: asyncio.Event, channel: Channel) -> None:
@@ -239,8 +251,7 @@ def _judged(answer: Answer, left_s: float) -> Answer:
         case Outcome.QUEUE_FULL:
             raise Overloaded("Too many pictures wait for the model.", answer.retry_after_s, "queue_full")
         case Outcome.HOPELESS:
-            detail = f"The model cannot get to this picture in the {left_s:.3g} s that are left of the request's time."
-            raise Overloaded(detail, answer.retry_after_s, "deadline")
+            raise Overloaded(_cannot_get_to_it(left_s), answer.retry_after_s, "deadline")
         case Outcome.FAILED:
             raise InferenceFailed("The model could not make sense of this picture.")
         case _:

@@ -266,6 +266,29 @@ async def test_a_full_queue_and_a_hopeless_deadline_are_refused_at_once(device: 
             await ask(link, 4, patience_s=0.0001)
 
 
+async def test_who_would_stand_behind_one_that_was_refused_is_refused_before_its_picture_is_decoded(
+    device: FakeDevice, path: Path
+) -> None:
+    device.gate.clear()
+    async with running_engine(device, path, cost_s=1.0) as engine, linked(path) as link:
+        first = asyncio.create_task(ask(link, 0))
+        await device.under_way()
+        deadline_s = time.monotonic() + 1.5
+        with link.slot() as slot:
+            await link.load(slot, painted(1))
+            with pytest.raises(Overloaded) as refused:
+                await link.classify(slot, deadline_s)
+        with pytest.raises(Overloaded) as at_the_door, link.slot(deadline_s + 0.1):
+            pass
+        assert at_the_door.value.reason == "deadline"
+        assert at_the_door.value.retry_after_s == pytest.approx(refused.value.retry_after_s - 0.1, abs=1e-3)
+        with link.slot(deadline_s - 0.1), link.slot(deadline_s + refused.value.retry_after_s + 0.01):
+            pass  # the one would stand before it, the other has more patience
+        assert engine._queue.depth == 0
+        device.gate.set()
+        assert await first == 0
+
+
 async def test_a_worker_that_leaves_takes_only_its_own_pictures_along(device: FakeDevice, path: Path) -> None:
     device.gate.clear()
     async with running_engine(device, path) as engine, linked(path) as staying:
