@@ -308,4 +308,4 @@ def test_what_is_off_is_not_even_imported() -> None:
         "print(ours, 'opentelemetry.sdk' in sys.modules, 'opentelemetry.exporter' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", use], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert run.stdout.strip() == "['Accounting'] False False"
+    assert run.stdout.strip() == "['Accounting', 'Bodies'] False False"
