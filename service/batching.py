@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from service.costs import Costs
 from service.line import Job, Line
 
+CAUTION = 0.1
 BACKGROUND_RUN_S = 0.02
 """How long a run in the background may take, unless one of a single job takes longer."""
 BACKGROUND_SHARE = 0.05
@@ -57,9 +58,10 @@ def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], tuple[Job, ...]]:
 
 
 class _Outlook(NamedTuple):
-    """What is before those who wait: when each lane can start its next run, the soonest first, and what a run in the
-    background takes, if any job waits there."""
+    """What is before those who wait now: when each lane can start its next run, the soonest first, and what a run in
+    the background takes, if any job waits there."""
 
+    now: float
     starts: list[float]
     behind_s: float | None
 
@@ -69,13 +71,18 @@ class Queue:
 
     `lanes` runs go on at once, beside each other: cores, say. `ahead` more are handed over while every lane is busy, so
     that the device finds its next run at once; only when a full one waits, because a run handed over takes in no more.
+
+    A job is let in if it is met even though everything until then takes longer than was measured by a share of
+    `caution`. Under more load than can be met the line is that much shorter, and as many are met; without it the last
+    in the line are there on the dot, and every second one of them is late.
     """
 
-    def __init__(self, limit: int, costs: Costs, lanes: int = 1, ahead: int = 0) -> None:
+    def __init__(self, limit: int, costs: Costs, lanes: int = 1, ahead: int = 0, caution: float = CAUTION) -> None:
         self.limit = limit
         self.costs = costs
         self.lanes = lanes
         self.ahead = ahead
+        self._caution = caution
         self._line = Line()
         self._background = Line()
         self._running: dict[Batch, float] = {}  # when each run should be done
@@ -231,7 +238,7 @@ class Queue:
         return sorted(ends + [now] * (self.lanes - len(ends)))[-self.lanes :]
 
     def _outlook(self, now: float) -> _Outlook:
-        return _Outlook(self._starts(now), self._background_s() if self._background else None)
+        return _Outlook(now, self._starts(now), self._background_s() if self._background else None)
 
     def _start_s(self, place: int, outlook: _Outlook) -> float:
         """When the run of the job at `place` will start, after full runs on every lane and the background's share."""
@@ -243,7 +250,8 @@ class Queue:
         return start_s
 
     def _finish_s(self, place: int, outlook: _Outlook) -> float:
-        """When the job at `place` will be done, in a run as small as can be afforded."""
+        """When the job at `place` will surely be done, in a run as small as can be afforded."""
         # A short line leaves time to cut a run behind an urgent job; under load that is not to be counted on.
         own = place + 1 if self.depth < self.costs.largest else self.costs.largest
-        return self._start_s(place, outlook) + self.costs.seconds(own)
+        finish_s = self._start_s(place, outlook) + self.costs.seconds(own)
+        return finish_s + self._caution * (finish_s - outlook.now)

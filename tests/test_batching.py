@@ -15,7 +15,7 @@ SECONDS = {1: 0.5, 2: 0.6, 4: 0.8, 8: 1.2}
 
 
 def queue(limit: int = 100, lanes: int = 1, ahead: int = 0, seconds: dict[int, float] = SECONDS) -> Queue:
-    return Queue(limit, Costs(seconds), lanes, ahead)
+    return Queue(limit, Costs(seconds), lanes, ahead, caution=0.0)
 
 
 def let_in(line: Queue, deadlines: Iterable[float], now: float = 0.0) -> None:

@@ -176,7 +176,7 @@ def test_whom_an_oracle_meets_a_run_before_the_deadline_is_met(callers: list[Cal
     st.integers(1, 3),
     st.integers(1, 30),
     st.lists(seconds_up_to(6.0), min_size=1, max_size=50),
-    st.integers(5, 40),
+    st.integers(6, 40),
 )
 @reproducible
 def test_who_comes_back_when_told_to_and_meets_nobody_new_is_let_in(

@@ -348,7 +348,7 @@ async def test_a_picture_that_is_let_in_and_not_computed_is_counted_with_the_rea
 
 async def test_the_device_is_busy_as_long_as_its_runs_took_and_the_gauges_tell_what_waits(path: Path) -> None:
     device = FakeDevice()
-    async with running_engine(device, path, limit=17) as engine, linked(path) as link:
+    async with running_engine(device, path, limit=17, cost_s=1.0) as engine, linked(path) as link:
         before_s, started_s = sample("volo_device_busy_seconds_total", device="cpu"), time.monotonic()
         device.gate.clear()
         asked = [asyncio.create_task(ask(link, number)) for number in range(2)]
