@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 
+from service.priority import compute_behind
+
 
 @dataclass(frozen=True)
 class Heavy:
@@ -109,6 +111,7 @@ class Decoders:
 
 
 def _perform_all(queue: SimpleQueue[Work | None], heavy: SimpleQueue[Work | None]) -> None:
+    compute_behind()
     while work := queue.get():
         if not work.perform():
             heavy.put(work)
@@ -116,6 +119,7 @@ def _perform_all(queue: SimpleQueue[Work | None], heavy: SimpleQueue[Work | None
 
 
 def _perform_heavy(queue: SimpleQueue[Work | None], memory: Memory) -> None:
+    compute_behind()
     while work := queue.get():
         with memory.lent(work.need_bytes if work.wanted else 0):
             work.perform()

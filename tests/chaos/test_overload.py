@@ -1,0 +1,52 @@
+"""Ten times more load than the device has capacity for, for a minute."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from running import CAT, ROOT, Service, environment, serving, until
+from slow_device import LARGEST, RUN_S
+
+CAPACITY = LARGEST / RUN_S
+TIMEOUT_S = 2.0
+
+
+def loaded(service: Service, file: Path, *load: str) -> dict[str, Any]:
+    """The figures of a load that the service's own generator makes."""
+    bench = [sys.executable, "-m", "service", "bench", "serve", service.url, "--json", str(file), *load]
+    subprocess.run(bench, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=300)
+    (step,) = json.loads(file.read_text())["steps"]
+    return dict(step)
+
+
+def peak(pid: int) -> int:
+    """The most memory that a process has had, in bytes."""
+    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def test_what_can_be_done_is_done_in_time_and_the_rest_is_refused_at_once(tmp_path: Path) -> None:
+    injected = os.pathsep.join([str(ROOT / "tests/chaos"), str(ROOT)])
+    settings = {"VOLO_MAX_BATCH": str(LARGEST), "VOLO_TIMEOUT_S": str(TIMEOUT_S), "VOLO_WORKERS": "1"}
+    with serving(tmp_path / "service", PYTHONPATH=injected, CHAOS_DEVICE="slow_device", **settings) as service:
+        until(service.is_ready)
+        # as many callers as fill its runs, each back as soon as it is answered
+        most = loaded(service, tmp_path / "most.json", "--connections", str(2 * LARGEST), "--seconds", "15")["answered"]
+        assert most > 0.8 * CAPACITY
+        before = peak(service.children["volo: worker 0"])
+        over = loaded(service, tmp_path / "over.json", "--rates", str(10 * CAPACITY), "--seconds", "60")
+        assert over["answered"] > 0.9 * most
+        assert over["p99_ms"] < 1.1e3 * TIMEOUT_S
+        assert set(over["errors"]) <= {"503 overloaded"}
+        assert peak(service.children["volo: worker 0"]) < before + 100_000_000
+        ended_s = time.monotonic()
+        until(lambda: httpx.post(f"{service.url}/predict", content=CAT.read_bytes()).status_code == 200)
+        assert time.monotonic() - ended_s < 2 + TIMEOUT_S
+        print(json.dumps({"most": most, **{name: over[name] for name in ("offered", "answered", "p99_ms", "errors")}}))
