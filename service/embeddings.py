@@ -55,6 +55,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         """The vector is what the model makes of a picture before it names it: to search and to compare."""
         record: Record = request.state.record
         async with Patience.of(request, settings.timeout_s) as patience:
+            models.knock(record, query.model)
             with record.stage("receive"):
                 picture = await read_picture(request, settings.max_bytes)
             patience.watch(request)

@@ -90,6 +90,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
 async def _classify(request: Request, models: Models, settings: Settings, model: str | None) -> list[LabelScore]:
     record: Record = request.state.record
     async with Patience.of(request, settings.timeout_s) as patience:
+        models.knock(record, model)
         with record.stage("receive"):
             picture, parameters = await _read(request, settings)
         patience.watch(request)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -143,12 +143,22 @@ class Models:
         link = self._links[record.model]
         if background:
             return await self._infer_patiently(picture, record, link, wants, self._background[record.model])
-        deadline_s = min(record.deadline_s, record.arrival_s + self._settings.timeout_s)
-        try:
-            return await self._infer(picture, record, link, wants, deadline_s)
-        except Overloaded as error:  # not of the background, which asks again and again
-            metrics.rejections.labels(record.model, error.reason).inc()
-            raise
+        with _rejections_counted(record.model):
+            return await self._infer(picture, record, link, wants, self._deadline_s(record))
+
+    def knock(self, record: Record, model: str | None = None) -> None:
+        """Nothing, if a picture of this request that came now would be let in: before its body is received, say.
+
+        Raises:
+            UnknownModel: no model of that name is served.
+            Overloaded, EngineUnavailable: as ``Link.admit`` does.
+        """
+        record.model = self.name(model)
+        with _rejections_counted(record.model):
+            self._links[record.model].admit(self._deadline_s(record), self._settings.max_batch)
+
+    def _deadline_s(self, record: Record) -> float:
+        return min(record.deadline_s, record.arrival_s + self._settings.timeout_s)
 
     async def _infer_patiently(
         self, picture: Picture, record: Record, link: Link, wants: Wants, room: asyncio.Semaphore
@@ -180,6 +190,8 @@ class Models:
         loaded: Loaded
 
         def load(pixels: NDArray[np.uint8], card: ModelCard) -> Heavy | None:
+            if not background:
+                slot.session.hope(deadline_s)  # its turn to be decoded may have come late
             crop = Crop(picture, self._settings, card)
 
             def write() -> None:
@@ -203,6 +215,16 @@ class Models:
             inference = Inference(slot.card, loaded.size, *_taken(slot.outputs, wants))
         _count(picture, loaded, record.model, inference)
         return inference
+
+
+@contextmanager
+def _rejections_counted(model: str) -> Iterator[None]:
+    """Not of the background, which asks again and again."""
+    try:
+        yield
+    except Overloaded as error:
+        metrics.rejections.labels(model, error.reason).inc()
+        raise
 
 
 def _taken(outputs: Outputs, wants: Wants) -> Outputs:

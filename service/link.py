@@ -64,16 +64,24 @@ class Link:
             if self._session:
                 self._session.disconnect()
 
-    def slot(self, deadline_s: float = math.inf, leave: int = 0) -> AbstractContextManager[Slot]:
-        """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
+    def admit(self, deadline_s: float = math.inf, leave: int = 0) -> Session:
+        """Whose slot a picture that came now would get, of which so many are to ``leave``.
 
         Raises:
-            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline.
+            Overloaded: there is none free, or the deadline cannot be met.
             EngineUnavailable: there is no engine to send it to.
         """
         if self._session is None:
             raise EngineUnavailable("The model is not loaded yet.", RESTART_S)
-        return self._session.slot(deadline_s, leave)
+        self._session.admit(deadline_s, leave)
+        return self._session
+
+    def slot(self, deadline_s: float = math.inf, leave: int = 0) -> AbstractContextManager[Slot]:
+        """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
+
+        Raises as ``admit`` does.
+        """
+        return self.admit(deadline_s, leave).slot()
 
     async def load(self, slot: Slot, load: Load) -> None:
         """Have a decoder thread write the picture into the slot, as the model on the slot's card takes it.

@@ -188,6 +188,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         """There may be as many pictures as fit one run: either all are answered, or the request fails."""
         record: Record = request.state.record
         async with Patience.of(request, settings.timeout_s) as patience:
+            models.knock(record, model)
             with record.stage("receive"):
                 body = await read_body(request, PICTURES_IN_BYTES * settings.max_bytes)
             patience.watch(request)

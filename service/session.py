@@ -122,26 +122,36 @@ class Session:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._emptied, self._channel.closed], return_when=asyncio.FIRST_COMPLETED)
 
-    @contextmanager
-    def slot(self, deadline_s: float = math.inf, leave: int = 0) -> Iterator[Slot]:
-        """Borrow a slot. It is lent again when whoever uses it is done, even if the borrower leaves before.
+    def admit(self, deadline_s: float, leave: int) -> None:
+        """Nothing, if a picture that came now would be let in.
 
         Raises:
-            Overloaded: there is none free but those to ``leave``, or not even a run of its own could meet the deadline,
-                or the last one in the line could not: then to decode the picture would be for nothing.
+            Overloaded: no slot is free but those to ``leave``, or the deadline cannot be met: not even by a run of its
+                own, or not by the last one in the line.
             EngineUnavailable: there is no engine to send it to.
         """
         if not self.connected:
             raise EngineUnavailable("The model is not loaded yet or is being restarted.", RESTART_S)
-        left_s = max(deadline_s - time.monotonic(), 0.0)
-        if self.pulse and left_s < self.pulse.lone_s:
+        if self.pulse and (left_s := max(deadline_s - time.monotonic(), 0.0)) < self.pulse.lone_s:
             detail = f"The model takes {self.pulse.lone_s:.3g} s; of the request's time there are {left_s:.3g} s left."
             raise Overloaded(detail, self._predicted_wait_s(), "deadline")
-        behind_s, end_s = self._hopeless_s
-        if behind_s <= deadline_s < end_s:
-            raise Overloaded(_cannot_get_to_it(left_s), end_s - deadline_s, "deadline")
+        self.hope(deadline_s)
         if len(self._free) <= leave:
             raise Overloaded("Too many pictures are under way.", self._predicted_wait_s(), "no_slot")
+
+    def hope(self, deadline_s: float) -> None:
+        """Nothing, unless the engine has just refused one that it would have met sooner: then raise Overloaded.
+
+        May be called from any thread.
+        """
+        behind_s, end_s = self._hopeless_s
+        if behind_s <= deadline_s < end_s:
+            raise Overloaded(_cannot_get_to_it(deadline_s - time.monotonic()), end_s - deadline_s, "deadline")
+
+    @contextmanager
+    def slot(self) -> Iterator[Slot]:
+        """Borrow a slot; one is free, as ``admit`` knows. It is lent again when whoever uses it is done, even if the
+        borrower leaves before."""
         slot = Slot(self._free.pop(), self)
         try:
             yield slot

@@ -83,6 +83,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     async def predict(model: ModelName, request: Request) -> dict[str, float]:
         record: Record = request.state.record
         async with Patience.of(request, settings.timeout_s) as patience:
+            models.knock(record, model)
             with record.stage("receive"):
                 picture = await read_picture(request, settings.max_bytes, field=None)
             patience.watch(request)

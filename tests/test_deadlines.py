@@ -1,6 +1,7 @@
 """A running service does nothing for those it cannot answer in time, and something for everybody else."""
 
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,6 +48,17 @@ def test_what_one_millisecond_is_not_enough_for_never_reaches_the_device(service
             assert (hurried.status_code == 503) == ("Retry-After" in hurried.headers)
     assert asked(service, path).status_code == 200
     assert service.counted("volo_pictures_total") == before + 1
+
+
+@pytest.mark.parametrize("path", sorted(set(ASKED) - {"/predict/batch"}))
+def test_what_is_refused_at_the_door_need_not_be_sent(service: Service, path: str) -> None:
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port), timeout=PATIENCE_S) as caller:
+        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000\r\nX-Request-Timeout-Ms: 1\r\n\r\n"
+        caller.sendall(head.encode())
+        assert caller.recv(1000).startswith(b"HTTP/1.1 503 ")
+        caller.sendall(bytes(1000000) + b"GET /health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        assert b"HTTP/1.1 200 OK" in b"".join(iter(lambda: caller.recv(65536), b""))
 
 
 def test_tritons_timeout_holds_as_the_header_does(service: Service) -> None:

@@ -280,6 +280,9 @@ async def test_who_would_stand_behind_one_that_was_refused_is_refused_before_its
                 await link.classify(slot, deadline_s)
         with pytest.raises(Overloaded) as at_the_door, link.slot(deadline_s + 0.1):
             pass
+        with pytest.raises(Overloaded):  # nor is one whose turn comes only now
+            slot.session.hope(deadline_s + 0.1)
+        slot.session.hope(deadline_s - 0.1)
         assert at_the_door.value.reason == "deadline"
         assert at_the_door.value.retry_after_s == pytest.approx(refused.value.retry_after_s - 0.1, abs=1e-3)
         with link.slot(deadline_s - 0.1), link.slot(deadline_s + refused.value.retry_after_s + 0.01):
