@@ -180,12 +180,14 @@ def test_ctrl_c_ends_it_at_once_even_while_it_starts(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_for_what_is_under_way(tmp_path: Path) -> None:
-    with serving(tmp_path) as service, _half_sent_picture(service.url):
+    with serving(tmp_path) as service:
+        until(service.is_ready)
         children = service.children
-        service.process.send_signal(signal.SIGINT)
-        until(lambda: service.said("stopping"))
-        service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(PATIENCE_S) == 130
+        with _half_sent_picture(service.url):
+            service.process.send_signal(signal.SIGINT)
+            until(lambda: service.said("stopping"))
+            service.process.send_signal(signal.SIGINT)
+            assert service.process.wait(PATIENCE_S) == 130
         until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
         assert list((tmp_path / "tmp").iterdir()) == []
         assert "Traceback" not in service.text
