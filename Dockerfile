@@ -8,21 +8,23 @@ RUN python -m venv /opt/volo
 ENV PATH=/opt/volo/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 
-# Dependencies have layers of their own, that a change of the code leaves alone; the largest comes first.
-COPY deploy/constraints.txt deploy/
+# Dependencies have layers of their own, that a change of the code leaves alone; the largest comes first. They are what
+# deploy/locks says, to the byte; only torch from an index of your own is what that index gives.
+COPY deploy/constraints.txt deploy/locks/torch.txt deploy/
 ARG TORCH_INDEX=
-RUN pip install --quiet --constraint deploy/constraints.txt ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} torch
-COPY pyproject.toml deploy/requirements.py deploy/
-ARG EXTRAS=tracing
-RUN python deploy/requirements.py deploy/pyproject.toml ${EXTRAS} > deploy/requirements.txt && \
-    pip install --quiet --constraint deploy/constraints.txt --requirement deploy/requirements.txt
+RUN if [ -n "${TORCH_INDEX}" ]; \
+    then pip install --quiet --constraint deploy/constraints.txt --extra-index-url "${TORCH_INDEX}" torch; \
+    else pip install --quiet --require-hashes --requirement deploy/torch.txt; fi
+ARG LOCK=service
+COPY deploy/locks/${LOCK}.txt deploy/
+RUN pip install --quiet --require-hashes --requirement deploy/${LOCK}.txt
 COPY deploy/compile_launcher.py deploy/
 RUN TRITON_CACHE_DIR=/opt/triton python deploy/compile_launcher.py
 
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN pip install --quiet --no-deps .
+RUN pip install --quiet --no-deps --no-build-isolation . && pip check
 
 FROM ${BASE}
 RUN apt-get update -q && apt-get install -yq --no-install-recommends tini && rm -rf /var/lib/apt/lists/* && \

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve test chaos soak check bench perf-analyzer
+.PHONY: install serve test chaos soak check bench perf-analyzer lock audit
 
 install: .venv/installed
 
@@ -40,3 +40,15 @@ bench: install
 	$(BIN)/volo bench model
 	$(BIN)/volo bench preprocess
 	$(BIN)/volo bench serve
+
+# what images install, to the byte; after a change of pyproject.toml or deploy/constraints.txt
+lock: .venv/tools
+	UV=.venv/tools/bin/uv deploy/lock.sh
+
+# whether a weakness is known of anything in an image; asks PyPI
+audit: .venv/tools
+	.venv/tools/bin/pip-audit --require-hashes --disable-pip $(addprefix --requirement ,$(wildcard deploy/locks/*.txt))
+
+.venv/tools:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet uv==0.13.9 pip-audit==2.10.1

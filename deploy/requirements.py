@@ -1,5 +1,4 @@
-"""Prints what a project needs, with some of its extras, one requirement a line: so that an image can have it in a layer
-of its own.
+"""Prints what a project needs to be built and to run, with some of its extras, one requirement a line.
 
     python requirements.py pyproject.toml [EXTRA ...]
 """
@@ -8,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-project = tomllib.loads(Path(sys.argv[1]).read_text())["project"]
+contents = tomllib.loads(Path(sys.argv[1]).read_text())
+project, build = contents["project"], contents["build-system"]["requires"]
 extras = [project["optional-dependencies"][extra] for extra in sys.argv[2:]]
-print(*project["dependencies"], *(requirement for extra in extras for requirement in extra), sep="\n")
+print(*build, *project["dependencies"], *(requirement for extra in extras for requirement in extra), sep="\n")

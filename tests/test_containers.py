@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from running import ROOT
 
 from service.engine_host import STOP_SLACK_S
@@ -20,6 +22,8 @@ from service.supervisor import DRAIN_SLACK_S
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("volo", "volo-cpu")
+LOCKS = ROOT / "deploy/locks"
+PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -74,16 +78,34 @@ def test_what_is_mounted_is_there() -> None:
 
 def test_what_the_image_is_made_of_reaches_the_build() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("${LOCK}", "service")
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     for path in " ".join(copied).split():
         assert (ROOT / path).exists()
         assert any(Path(path).match(pattern) for pattern in kept)
 
 
-def test_an_image_installs_what_the_project_and_the_extras_need() -> None:
-    script = [sys.executable, "deploy/requirements.py", "pyproject.toml", "tracing"]
-    needed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    assert {re.split(r"[>=;]", line)[0] for line in needed} >= {"fastapi", "torch", "fastapi[opentelemetry]"}
+def pinned(path: Path) -> dict[str, str]:
+    """The version of each distribution in a file of requirements."""
+    return {canonicalize_name(name): version for name, version in PIN.findall(path.read_text())}
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("service", ["tracing"]), ("ray", ["tracing", "ray"])])
+def test_an_image_installs_what_the_project_and_the_extras_need_to_the_byte(lock: str, extras: list[str]) -> None:
+    script = [sys.executable, "deploy/requirements.py", "pyproject.toml", *extras]
+    needed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    torch, others = pinned(LOCKS / "torch.txt"), pinned(LOCKS / f"{lock}.txt")
+    assert torch.items() & others.items() == {name: torch[name] for name in torch.keys() & others.keys()}.items()
+    for requirement in map(Requirement, needed.splitlines()):
+        assert requirement.specifier.contains({**torch, **others}[canonicalize_name(requirement.name)])
+    for name, version in pinned(ROOT / "deploy/constraints.txt").items():
+        assert {**torch, **others}.get(name, version) == version
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS.glob("*.txt")), ids=lambda lock: lock.stem)
+def test_a_lock_takes_nothing_whose_hash_it_does_not_know(lock: Path) -> None:
+    entries = lock.read_text().replace("\\\n", "").splitlines()
+    assert all(re.fullmatch(r"\S+==\S+( +--hash=sha256:[0-9a-f]{64})+", entry) for entry in entries if entry[0] != "#")
 
 
 @pytest.mark.skipif(not (find_spec("triton") and shutil.which("gcc")), reason="needs Triton and gcc")
