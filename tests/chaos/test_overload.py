@@ -1,7 +1,6 @@
 """Ten times more load than the device has capacity for, for a minute."""
 
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from running import CAT, ROOT, Service, environment, serving, until
-from slow_device import LARGEST, RUN_S
+from running import CAT, ROOT, Service, environment, until
+from slow_device import LARGEST, RUN_S, served
 
 CAPACITY = LARGEST / RUN_S
 TIMEOUT_S = 2.0
@@ -60,9 +59,7 @@ def peak(pid: int) -> int:
 
 
 def test_what_can_be_done_is_done_in_time_and_the_rest_is_refused_at_once(tmp_path: Path) -> None:
-    injected = os.pathsep.join([str(ROOT / "tests/chaos"), str(ROOT)])
-    settings = {"VOLO_MAX_BATCH": str(LARGEST), "VOLO_TIMEOUT_S": str(TIMEOUT_S), "VOLO_WORKERS": "1"}
-    with serving(tmp_path / "service", PYTHONPATH=injected, CHAOS_DEVICE="slow_device", **settings) as service:
+    with served(tmp_path / "service", VOLO_TIMEOUT_S=str(TIMEOUT_S), VOLO_WORKERS="1") as service:
         until(service.is_ready)
         # as many callers as fill its runs, each back as soon as it is answered
         most = loaded(service, tmp_path / "most.json", "--connections", str(2 * LARGEST), "--seconds", "15")["answered"]
