@@ -1,6 +1,6 @@
 """Prints what a project needs to be built and to run, with some of its extras, one requirement a line.
 
-    python requirements.py pyproject.toml [EXTRA ...]
+python requirements.py pyproject.toml [EXTRA ...]
 """
 
 import sys
