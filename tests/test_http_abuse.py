@@ -164,10 +164,11 @@ def test_what_no_request_should_be_gets_its_answer_and_disturbs_nobody(
 
 
 def test_what_callers_send_makes_no_lines_of_the_log(service: Service) -> None:
-    evil = b"evil\x1b[2J\xc2\x9b\xe2\x80\xa8{}"
+    evil = b"evil\xc2\x9b2J\xe2\x80\xa8{}"
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
         files.writestr('evil\n{"event": "all is lost"}\x1b[2J', b"no picture")
+    assert answers(service, got(LIVE, b"User-Agent: \x1b[2J")) == [400]
     assert answers(service, got(b"/evil%0A%1B%5B2J?evil=%0Aevil", b"User-Agent: " + evil)) == [404]
     assert answers(service, posted(PICTURE, b"X-Request-ID: " + evil, b"X-Api-Key: " + evil)) == [200]
     assert answers(service, typed(b"application/zip", archive.getvalue(), b"/predict/batch")) == [200]
