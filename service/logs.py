@@ -23,7 +23,9 @@ class _StandardError(io.TextIOWrapper):
     """Unbuffered, and of no harm: a line that cannot be written, because the disk is full say, is lost."""
 
     def __init__(self) -> None:
-        super().__init__(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)  # as with -u
+        super().__init__(
+            io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True
+        )  # as with -u
 
     def write(self, text: str) -> int:
         try:
