@@ -10,8 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported, but not marked so
 from tqdm import tqdm
 
@@ -117,6 +116,8 @@ def _from_network(remote: Remote, sha256: str | None, refused: Collection[Path])
 
 def _from_hub(remote: Remote, sha256: str | None, refused: Collection[Path]) -> Path:
     try:
+        # first alone: of a hub that does not answer, hf_hub_download asks six times more, and waits a minute each time
+        get_hf_file_metadata(hf_hub_url(remote.hub_repo, remote.hub_file), timeout=constants.HF_HUB_ETAG_TIMEOUT)
         path = Path(hf_hub_download(remote.hub_repo, remote.hub_file))  # what is cached it does not load again
     except Exception as error:  # what it raises has no common base: OSError, errors of httpx, of hf_xet
         raise DownloadError(f"{remote.hub_repo}: {_told(error, Path(constants.HF_HUB_CACHE))}") from error
@@ -137,8 +138,6 @@ def _from_release(remote: Remote, sha256: str | None, refused: Collection[Path])
 
 def _told(error: Exception, folder: Path) -> str:
     """What was wrong, and where, if it was not on the way here."""
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:  # it says no more than that it has no answer
-        return str(error.__cause__)
     if isinstance(error, OSError) and error.errno in _ABOUT_THE_DISK and not error.filename:
         return f"{error} in {folder}, which has {shutil.disk_usage(folder).free:,} bytes free"
     return str(error)

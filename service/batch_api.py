@@ -215,7 +215,7 @@ class Batch:
                 with Spool() as lines:
                     async with asyncio.TaskGroup() as group:
                         reading = group.create_task(self._read(first, pictures, patience, group))
-                        group.create_task(self._collect(lines, reading))
+                        group.create_task(self._collect(lines, reading, patience))
                         async for chunk in lines.chunks():
                             await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -255,13 +255,14 @@ class Batch:
         task.add_done_callback(lambda _: self._room.give_back(size))
         await self._under_way.put(task)
 
-    async def _collect(self, lines: Spool, reading: asyncio.Task[None]) -> None:
+    async def _collect(self, lines: Spool, reading: asyncio.Task[None], patience: Patience) -> None:
         try:
             while isinstance(line := await self._under_way.get(), asyncio.Task):
                 lines.put(await line)
         except OSError as error:
             logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
             line = self._cut_short(reading)
+            patience.watch(self._request)
         lines.end(line)
 
     def _cut_short(self, reading: asyncio.Task[None]) -> bytes:
