@@ -5,7 +5,8 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
 from tempfile import TemporaryFile, gettempdir
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -123,7 +124,7 @@ async def zip_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entry, N
         TooManyBytes: more comes out than ``limits`` allow.
         InsufficientStorage: the file has no room.
     """
-    with TemporaryFile(buffering=0) as file:
+    with _unnamed_file() as file:
         async for chunk in chunks:
             await asyncio.to_thread(_keep, file, chunk)
         archive, files = await asyncio.to_thread(_open_zip, _Bounded(file, limits.pictures))
@@ -219,9 +220,20 @@ def _long_name(kind: bytes, preface: bytes | None) -> str:
     return path[1].decode(errors="replace") if path else ""
 
 
+def _unnamed_file() -> IO[bytes]:
+    with _no_room():
+        return TemporaryFile(buffering=0)
+
+
 def _keep(file: IO[bytes], chunk: bytes) -> None:
-    try:
+    with _no_room():
         write_whole(file, chunk)
+
+
+@contextmanager
+def _no_room() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         logger.error("no room for a zip", folder=gettempdir(), reason=error.strerror)
         raise InsufficientStorage(InsufficientStorage.example) from error
