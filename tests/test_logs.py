@@ -137,3 +137,12 @@ def test_people_on_a_terminal_get_readable_lines() -> None:
     assert "ready" in text
     assert "model=big process=engine" in text
     assert "\x1b" not in text
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else() -> None:
+    speak = (
+        "import logging, sys; from service import logs; logs.configure('info', 'json', 'a'); "
+        "logs.logger.info('ours'); logging.warning('theirs'); sys.exit(78)"
+    )
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", speak], stderr=full, env=environment()).returncode == 78
