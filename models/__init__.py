@@ -85,7 +85,7 @@ def load_model(
         name, (variant, model) = path.name.partition(".")[0], weights.load(path, image_size)
     else:
         size = found.image_size if image_size is None else image_size
-        name, (variant, model) = found.name, weights.load(path, size, found.variant)
+        name, (variant, model) = found.name, _published(path, size, found.variant)
     if crop_pct is None:
         crop_pct = weights.read_crop_pct(path) or zoo.crop_pct(variant, model.config.image_size)
     return Classifier(
@@ -113,6 +113,15 @@ def _checkpoint(found: Model | Path, sha256: str | None) -> Path:
 
     weights = found if isinstance(found, Path) else found.weights
     return verify(weights, sha256) if isinstance(weights, Path) else fetch(weights, sha256)
+
+
+def _published(path: Path, image_size: int, variant: str) -> tuple[str, Volo]:
+    from models import weights
+
+    try:
+        return weights.load(path, image_size, variant)
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{error}; if it is damaged, delete it to have it downloaded again") from error
 
 
 def _labels(found: Model | Path, path: Path, count: int, given: str | Path | None) -> tuple[Label, ...]:

@@ -1,20 +1,27 @@
 """Brings published weights to this machine, once: from the Hugging Face hub, or the authors' own release."""
 
+import errno
 import hashlib
+import logging
 import os
+import shutil
 from collections.abc import Collection
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported, but not marked so
 from tqdm import tqdm
 
 from models.zoo import Remote
 
+# it writes what it says to standard error, and hands it on to whoever has set logging up
+logging.getLogger("huggingface_hub").handlers.clear()
+
 _TIMEOUT_S = 30.0  # without a single byte
 _CHUNK_BYTES = 1 << 20
+_ABOUT_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class DownloadError(OSError):
@@ -79,7 +86,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> Path:
         with WeakFileLock(path.with_name(path.name + ".lock")):
             return verify(path, sha256) if path.exists() else _place(url, path, sha256)
     except (OSError, HTTPException) as error:
-        raise DownloadError(f"{url}: {error}") from error
+        raise DownloadError(f"{url}: {_told(error, path.parent)}") from error
 
 
 def cached(remote: Remote) -> list[Path]:
@@ -109,9 +116,11 @@ def _from_network(remote: Remote, sha256: str | None, refused: Collection[Path])
 
 def _from_hub(remote: Remote, sha256: str | None, refused: Collection[Path]) -> Path:
     try:
+        # first alone: of a hub that does not answer, hf_hub_download asks six times more, and waits a minute each time
+        get_hf_file_metadata(hf_hub_url(remote.hub_repo, remote.hub_file), timeout=constants.HF_HUB_ETAG_TIMEOUT)
         path = Path(hf_hub_download(remote.hub_repo, remote.hub_file))  # what is cached it does not load again
     except Exception as error:  # what it raises has no common base: OSError, errors of httpx, of hf_xet
-        raise DownloadError(f"{remote.hub_repo}: {error}") from error
+        raise DownloadError(f"{remote.hub_repo}: {_told(error, Path(constants.HF_HUB_CACHE))}") from error
     if path in refused:
         raise DownloadError(f"{remote.hub_repo} has no other file than the one refused")
     try:
@@ -125,6 +134,13 @@ def _from_release(remote: Remote, sha256: str | None, refused: Collection[Path])
     if path in refused:
         raise DownloadError(f"{remote.release_url} is not downloaded again: delete {path} if it is damaged")
     return download(remote.release_url, path, sha256)
+
+
+def _told(error: Exception, folder: Path) -> str:
+    """What was wrong, and where, if it was not on the way here."""
+    if isinstance(error, OSError) and error.errno in _ABOUT_THE_DISK and not error.filename:
+        return f"{error} in {folder}, which has {shutil.disk_usage(folder).free:,} bytes free"
+    return str(error)
 
 
 def _release_path(remote: Remote) -> Path:
@@ -145,6 +161,8 @@ def _place(url: str, path: Path, sha256: str | None) -> Path:
 def _stream(url: str, part: Path) -> None:
     """Writes what ``url`` gives to ``part``, down to the disk."""
     with urlopen(url, timeout=_TIMEOUT_S) as response, part.open("wb") as file:
+        if response.headers.get_content_type() == "text/html":  # a proxy's, say, that wants a password
+            raise OSError("a web page is there, and no weights")
         total = response.length  # None: the server does not say
         with tqdm(total=total, desc=part.stem, unit="B", unit_scale=True, disable=None) as bar:
             while chunk := response.read(_CHUNK_BYTES):

@@ -61,7 +61,7 @@ def read(path: Path) -> State:
     if not path.is_file():
         raise FileNotFoundError(f"there is no weights file {path}")
     try:
-        return unwrap(load_file(path) if path.suffix == ".safetensors" else _unpickle(path))
+        return unwrap(_unpack(path) if path.suffix == ".safetensors" else _unpickle(path))
     except PermissionError:
         raise
     except pickle.UnpicklingError as error:
@@ -71,6 +71,11 @@ def read(path: Path) -> State:
     except Exception as error:  # a torn pickle raises nearly anything: EOFError, OSError, even UserWarning
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{path} is torn, or no checkpoint: {reason}") from error
+
+
+def _unpack(path: Path) -> State:
+    # not by a mapping: whoever cut the file short then would end our process (SIGBUS)
+    return load_file(path, backend="pread")
 
 
 def _unpickle(path: Path) -> Any:
@@ -103,7 +108,7 @@ def read_crop_pct(path: Path) -> float | None:
 def _notes(path: Path) -> dict[str, str]:
     if path.suffix != ".safetensors":
         return {}
-    with safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="pt", backend="pread") as file:
         return file.metadata() or {}
 
 

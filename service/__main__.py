@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from setproctitle import setproctitle
 
-from service import logs, process
+from service import logs, multiprocess, process
 from service.bench import command as bench_command
 from service.doctor import command as doctor_command
 from service.options import add_settings, read_settings
@@ -40,21 +40,29 @@ def _child(role: str) -> None:
     name = role if role == "engine" else f"worker {orders['number']}"
     setproctitle(f"volo: {name}")
     logs.configure(settings.log_level, settings.log_format, name)
-    if role == "engine":
-        from service import engine_process  # here, because HTTP workers do without torch
+    try:
+        if role == "engine":
+            from service import engine_process  # here, because HTTP workers do without torch
 
-        engine_process.main(orders)
-    else:
-        from service import worker
+            engine_process.main(orders)
+        else:
+            from service import worker
 
-        worker.main(orders)
+            worker.main(orders)
+    except multiprocess.NoRoom as error:
+        logs.logger.critical("cannot start", reason=str(error))
+        process.report_refusal(str(error))
+        sys.exit(1)  # there may be room again for the next one
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from service.supervisor import supervise
-
     settings = read_settings(arguments)
     setproctitle("volo: supervisor")
+    try:
+        multiprocess.begin()
+        from service.supervisor import supervise  # which begins to count
+    except OSError as error:
+        fail(f"cannot start: {error}", 1)
     return supervise(settings)
 
 

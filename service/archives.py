@@ -5,12 +5,23 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from tempfile import TemporaryFile
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from service.errors import MalformedBody, NotAnImage, ServiceError, TooManyBytes, TooManyPictures, TruncatedImage
+from service.errors import (
+    InsufficientStorage,
+    MalformedBody,
+    NotAnImage,
+    ServiceError,
+    TooManyBytes,
+    TooManyPictures,
+    TruncatedImage,
+)
+from service.logs import logger
+from service.spool import write_whole
 
 Chunks = AsyncIterator[bytes]
 
@@ -111,10 +122,11 @@ async def zip_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entry, N
         MalformedBody: it is no zip.
         TooManyPictures: its directory is far too long.
         TooManyBytes: more comes out than ``limits`` allow.
+        InsufficientStorage: the file has no room.
     """
-    with TemporaryFile() as file:
+    with _unnamed_file() as file:
         async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_keep, file, chunk)
         archive, files = await asyncio.to_thread(_open_zip, _Bounded(file, limits.pictures))
         unpacked = 0
         for info in files:
@@ -206,6 +218,25 @@ def _long_name(kind: bytes, preface: bytes | None) -> str:
         return preface.rstrip(b"\0").decode(errors="replace")
     path = _POSIX_PATH.search(preface) if kind == tarfile.XHDTYPE else None
     return path[1].decode(errors="replace") if path else ""
+
+
+def _unnamed_file() -> IO[bytes]:
+    with _no_room():
+        return TemporaryFile(buffering=0)
+
+
+def _keep(file: IO[bytes], chunk: bytes) -> None:
+    with _no_room():
+        write_whole(file, chunk)
+
+
+@contextmanager
+def _no_room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        logger.error("no room for a zip", folder=gettempdir(), reason=error.strerror)
+        raise InsufficientStorage(InsufficientStorage.example) from error
 
 
 class _Bounded:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from tempfile import gettempdir
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -21,6 +22,7 @@ from service.errors import (
     DeadlineExceeded,
     EmptyBody,
     EngineUnavailable,
+    InsufficientStorage,
     InternalError,
     InvalidParameter,
     ServiceError,
@@ -111,7 +113,15 @@ PICTURES_BODY: dict[str, Any] = {
 
 _TIMINGS = {"decode": 3.086, "queue": 0.573, "device": 18.724, "total": 23.649}
 _LINE = {"index": 0, "name": "coffee.jpg", "status": 200, **REPLY, "timings_ms": _TIMINGS}
-_REFUSED = documented(InvalidParameter, UnknownModel, EngineUnavailable, DeadlineExceeded, TooManyPictures, *READING)
+_REFUSED = documented(
+    InvalidParameter,
+    UnknownModel,
+    EngineUnavailable,
+    DeadlineExceeded,
+    InsufficientStorage,
+    TooManyPictures,
+    *READING,
+)
 
 
 def create_router(models: Models, settings: Settings) -> APIRouter:
@@ -204,8 +214,8 @@ class Batch:
                 )
                 with Spool() as lines:
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(self._read(first, pictures, patience, group))
-                        group.create_task(self._collect(lines))
+                        reading = group.create_task(self._read(first, pictures, patience, group))
+                        group.create_task(self._collect(lines, reading, patience))
                         async for chunk in lines.chunks():
                             await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -245,11 +255,24 @@ class Batch:
         task.add_done_callback(lambda _: self._room.give_back(size))
         await self._under_way.put(task)
 
-    async def _collect(self, lines: Spool) -> None:
-        while isinstance(line := await self._under_way.get(), asyncio.Task):
-            lines.put(await line)
-        lines.put(line)
-        lines.end()
+    async def _collect(self, lines: Spool, reading: asyncio.Task[None], patience: Patience) -> None:
+        try:
+            while isinstance(line := await self._under_way.get(), asyncio.Task):
+                lines.put(await line)
+        except OSError as error:
+            logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
+            line = self._cut_short(reading)
+            patience.watch(self._request)
+        lines.end(line)
+
+    def _cut_short(self, reading: asyncio.Task[None]) -> bytes:
+        """The last line where there is no room for more of them: what is under way is given up."""
+        reading.cancel()
+        while not self._under_way.empty():
+            if isinstance(task := self._under_way.get_nowait(), asyncio.Task):
+                task.cancel()
+        self._record.outcome = InsufficientStorage.code
+        return _line(_problem(InsufficientStorage("There is no room for more answers until those before are read.")))
 
     async def _answer(self, index: int, entry: Entry) -> bytes:
         try:

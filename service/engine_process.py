@@ -19,6 +19,7 @@ from service.costs import Costs
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load_classifier
 from service.engine import Engine
 from service.logs import logger
+from service.multiprocess import NoRoom
 from service.priority import compute_behind
 from service.process import REFUSED, report_alive, report_ready, report_refusal
 from service.settings import Settings, cores
@@ -37,8 +38,8 @@ def main(orders: dict[str, Any]) -> None:
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         logger.critical("cannot start", reason=str(error))
         report_refusal(str(error))
-        # a new process may find the device well again, or the memory that another process still holds
-        raise SystemExit(1 if isinstance(error, (DeviceFault, OutOfMemory)) else REFUSED) from None
+        # a new process may find the device well again, or the room that another process still holds
+        raise SystemExit(1 if isinstance(error, (DeviceFault, OutOfMemory, NoRoom)) else REFUSED) from None
     setproctitle(f"volo: engine {card.model} {card.device}")
     listener = socket.socket(fileno=orders["listener"])
     report_ready()

@@ -168,6 +168,14 @@ class EngineUnavailable(RetryableError):
     example = "The model is not loaded yet."
 
 
+class InsufficientStorage(ServiceError):
+    """The disk is full."""
+
+    code = "insufficient_storage"
+    title = "There is no room on the disk"
+    example = "There is no room for the zip, which is kept until it is read; a tar or a form is not."
+
+
 class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     title = "There was not enough time"

@@ -1,11 +1,12 @@
 """Logs: one JSON object a line for machines, readable lines on a terminal. All go to standard error."""
 
+import io
 import json
 import logging
 import os
 import re
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -16,6 +17,21 @@ logger: FilteringBoundLogger = structlog.get_logger("volo")
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROLS_IN_TRACEBACKS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class _StandardError(io.TextIOWrapper):
+    """Unbuffered, and of no harm: a line that cannot be written, because the disk is full say, is lost."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True
+        )  # as with -u
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            return 0
 
 
 def configure(level: str, style: str, process: str) -> None:
@@ -35,12 +51,13 @@ def configure(level: str, style: str, process: str) -> None:
         structlog.processors.format_exc_info,
         *(_text() if text else [structlog.processors.JSONRenderer(_json)]),
     ]
+    stream = _StandardError()
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write: processes share the terminal
+        logger_factory=structlog.WriteLoggerFactory(stream),  # a line is one write: processes share the terminal
     )
-    _adopt_standard_logging(level, processors)
+    _adopt_standard_logging(level, processors, stream)
 
 
 def _json(event: EventDict, default: Any) -> str:
@@ -72,12 +89,12 @@ def _escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {key: harmless(key, value) for key, value in event.items()}
 
 
-def _adopt_standard_logging(level: str, processors: list[Processor]) -> None:
+def _adopt_standard_logging(level: str, processors: list[Processor], stream: TextIO) -> None:
     """Have uvicorn's and other libraries' warnings come out in the same form."""
     form = structlog.stdlib.ProcessorFormatter(
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *processors]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(form)
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelName(level.upper())), force=True)
     logging.captureWarnings(True)

@@ -41,6 +41,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.Overloaded: 503,
     errors.EngineUnavailable: 503,
     errors.DeadlineExceeded: 504,
+    errors.InsufficientStorage: 507,
 }
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -185,7 +186,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             pass_fds=self._inherit,
             # it finds the modules that we have found, and none that happen to lie where we were started
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": tempfile.gettempdir()},
             start_new_session=True,  # so that Ctrl-C reaches the parent alone, and the children hear of it from there
         )
         assert process.stdin is not None
@@ -230,6 +231,7 @@ def receive_orders() -> dict[str, Any]:
         ValueError: there is no parent that gives orders.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked to end before it listens to signals, it does so in silence
+    tempfile.tempdir = os.environ.get("TMPDIR")  # of itself it would look for another one if the disk is full now
     if sys.stdin.isatty():
         raise ValueError("nobody gives orders from a terminal")
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from os import SEEK_END
-from tempfile import SpooledTemporaryFile
+from io import BytesIO
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 MEMORY_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
@@ -15,7 +15,8 @@ class Spool:
     """Bytes that one task puts in and another takes out, in order."""
 
     def __init__(self) -> None:
-        self._file = SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - closed on exit
+        self._file: IO[bytes] = BytesIO()
+        self._last = b""
         self._put = self._taken = 0
         self._ended = False
         self._changed = asyncio.Event()
@@ -29,14 +30,21 @@ class Spool:
         self._file.close()
 
     def put(self, data: bytes) -> None:
-        """Let it be taken, at once and without waiting for whoever takes it."""
-        self._file.seek(0, SEEK_END)
-        self._put += self._file.write(data)
+        """Let it be taken, at once and without waiting for whoever takes it.
+
+        Raises:
+            OSError: the disk has no room for it; what was put in before is there.
+        """
+        if isinstance(self._file, BytesIO) and self._put + len(data) > MEMORY_BYTES:
+            self._file = _on_disk(self._file)
+        self._file.seek(self._put)
+        write_whole(self._file, data)
+        self._put += len(data)
         self._changed.set()
 
-    def end(self) -> None:
-        """No more will be put in."""
-        self._ended = True
+    def end(self, last: bytes = b"") -> None:
+        """No more will be put in, but a last piece that needs no room."""
+        self._ended, self._last = True, last
         self._changed.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -46,8 +54,26 @@ class Spool:
             self._changed.clear()
             while self._taken < self._put:
                 self._file.seek(self._taken)
-                chunk = self._file.read(CHUNK_BYTES)
+                chunk = self._file.read(min(CHUNK_BYTES, self._put - self._taken))
                 self._taken += len(chunk)
                 yield chunk
             self._file.truncate(self._file.seek(0))
             self._put = self._taken = 0
+        if self._last:
+            yield self._last
+
+
+def write_whole(file: IO[bytes], data: bytes) -> None:
+    """Write all of it to a file that has no buffer, so that an OSError comes now or never."""
+    while data:
+        data = data[file.write(data) :]
+
+
+def _on_disk(memory: BytesIO) -> IO[bytes]:
+    file = TemporaryFile(buffering=0)  # noqa: SIM115 - closed with the spool
+    try:
+        write_whole(file, memory.getvalue())
+    except OSError:
+        file.close()
+        raise
+    return file

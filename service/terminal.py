@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -21,6 +24,17 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: set
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def saving(file: Path) -> Iterator[None]:
+    """For what writes a file: if it cannot, end the command and say why. On a full disk no half of a file is left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC and file.is_file():
+            file.unlink()
+        fail(f"{file} cannot be written: {error.strerror}", 1)
 
 
 def fail(reason: str, status: int) -> NoReturn:

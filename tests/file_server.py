@@ -27,6 +27,7 @@ class FileServer:
     files: dict[str, bytes] = field(default_factory=dict)
     cut_after: dict[str, int] = field(default_factory=dict)
     """Path -> how many bytes of the next answer's body are sent before the connection is dropped."""
+    kind: str = "application/octet-stream"
     seen: list[Seen] = field(default_factory=list)
 
     def gets(self, path: str) -> list[str]:
@@ -68,7 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
             return b""
         self.send_response(206 if start else 200)
         body = content[start:]
-        self._end_headers({"Content-Length": str(len(body)), "ETag": f'"{sha256(content).hexdigest()}"'})
+        self._end_headers(
+            {"Content-Type": state.kind, "Content-Length": str(len(body)), "ETag": f'"{sha256(content).hexdigest()}"'}
+        )
         return body
 
     def _end_headers(self, headers: dict[str, str]) -> None:

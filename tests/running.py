@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,10 +37,12 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **settings}
 
 
-def run(*command: str, cwd: Path = ROOT, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run ``volo`` with a command to its end."""
+def run(
+    *command: str, cwd: Path = ROOT, within: Sequence[str] = (), **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``volo`` with a command to its end, by way of the command ``within``."""
     return subprocess.run(
-        [sys.executable, "-m", "service", *command],
+        [*within, sys.executable, "-m", "service", *command],
         cwd=cwd,
         env={**environment(**settings), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -111,13 +113,14 @@ class Service:
 
 
 @contextmanager
-def serving(folder: Path, *command: str, **settings: str) -> Iterator[Service]:
-    """``volo serve`` (or another command) on a free port, with its temporary files and its log in a folder."""
-    (folder / "tmp").mkdir(parents=True)
+def serving(folder: Path, *command: str, within: Sequence[str] = (), **settings: str) -> Iterator[Service]:
+    """``volo serve`` (or another command) on a free port, with its temporary files and its log in a folder, and by way
+    of the command ``within``."""
+    (folder / "tmp").mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", *(command or ("service", "serve", "--port", "0"))],
+            [*within, sys.executable, "-m", *(command or ("service", "serve", "--port", "0"))],
             cwd=ROOT,
             env=environment(TMPDIR=str(folder / "tmp"), **{"VOLO_MAX_BATCH": "2", **settings}),
             stdin=subprocess.DEVNULL,

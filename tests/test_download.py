@@ -239,3 +239,11 @@ def test_a_server_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) ->
         gone = server.url
     with pytest.raises(DownloadError, match=gone):
         download(gone + RELEASE, tmp_path / "file")
+
+
+def test_a_web_page_in_place_of_a_release_is_not_kept(server: FileServer, tmp_path: Path) -> None:
+    server.files = {RELEASE: b"<html>Please sign in</html>"}
+    server.kind = "text/html"
+    with pytest.raises(DownloadError, match="a web page is there, and no weights"):
+        download(server.url + RELEASE, tmp_path / "file")
+    assert {left.name for left in tmp_path.iterdir()} <= {"file.lock"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from disks import small_disk
 from running import environment
 
 COUNT = """
@@ -83,3 +84,40 @@ def test_what_cannot_be_read_any_more_is_lost_and_spoils_no_scrape(tmp_path: Pat
     forget = "from contextlib import suppress; from service import multiprocess\nwith suppress(Exception): "
     python(f"{forget}multiprocess.forget(1)", **folder)
     assert 'outcome="ok"} 2.0' in python(SHOW, **folder)[1]
+
+
+BEGIN = "from service import multiprocess; multiprocess.begin()"
+
+
+def test_what_an_earlier_service_left_is_not_told_for_ever(tmp_path: Path) -> None:
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "made" / "anew")}
+    python(BEGIN, **folder)
+    python(COUNT, **folder)
+    (tmp_path / "made/anew/notes").touch()
+    python(BEGIN, **folder)
+    assert "volo_queue_depth{" not in python(SHOW, **folder)[1]
+    assert {file.name for file in (tmp_path / "made/anew").iterdir()} == {
+        "counter_ended.db",
+        "histogram_ended.db",
+        "lock",
+        "notes",
+    }
+
+
+GROW = """
+from service import metrics, multiprocess
+try:
+    for number in range(100_000):
+        metrics.queue_depth.labels(str(number)).set(1)
+except multiprocess.NoRoom as error:
+    print(error)
+"""
+
+
+def test_without_room_to_grow_it_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "metrics", "1m") as disk:
+        command = [*disk.within, sys.executable, "-c", GROW]
+        variables = {**environment(), "PROMETHEUS_MULTIPROC_DIR": str(disk.path)}
+        ended = subprocess.run(command, env=variables, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert f"bytes of metrics in {disk.path}: No space left on device" in ended.stdout

@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -220,3 +221,11 @@ def test_class_names_travel_with_the_weights(tmp_path: Path) -> None:
     assert weights.read_labels(tmp_path / "none.safetensors") is None
     with pytest.raises(LabelsError, match=r"bad\.safetensors"):
         weights.read_labels(tmp_path / "bad.safetensors")
+
+
+@FORMATS
+def test_what_becomes_of_the_file_later_is_of_no_matter(trained: State, tmp_path: Path, name: str) -> None:
+    state = weights.read(path := written(tmp_path / name, trained))
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    os.truncate(path, 0)
+    assert same(state, trained)

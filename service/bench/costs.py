@@ -54,11 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with shown() as tell:
             table = measure(settings, arguments.pictures, arguments.seconds, tell)
-        if arguments.out:
-            table.write(arguments.out)
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         fail(str(error), 1)
     _print(table)
+    if arguments.out:
+        table.write(arguments.out)
     return 0
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from service.bench import machine
 from service.bench.figures import Figures
+from service.terminal import saving
 
 
 class Point(NamedTuple):
@@ -67,4 +68,5 @@ def _save(figure: Figure, axes: Axes, file: Path) -> None:
     axes.set_xlim(left=0)
     axes.set_title(machine.summary(), fontsize=9)
     axes.legend()
-    figure.savefig(file)
+    with saving(file):
+        figure.savefig(file)

@@ -12,7 +12,7 @@ from typing import Any
 
 from service.bench import machine
 from service.bench.figures import Figures
-from service.terminal import print_table
+from service.terminal import print_table, saving
 
 
 def print_load(steps: Sequence[Figures], head: str) -> None:
@@ -77,7 +77,8 @@ def write_load(file: Path, settings: Mapping[str, Any], steps: Sequence[Figures]
 def write(file: Path, command: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
     """Figures with what they were taken on, as JSON. NaN, the figure that could not be had, is null."""
     whole = {"command": f"bench {command}", **machine.describe(), "settings": dict(settings), **figures}
-    file.write_text(json.dumps(_without_nan(whole), indent=1, default=str) + "\n")
+    with saving(file):
+        file.write_text(json.dumps(_without_nan(whole), indent=1, default=str) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from service.costs import Costs
+from service.terminal import saving
 
 Seconds = Annotated[dict[PositiveInt, PositiveFloat], Field(min_length=1)]
 """Seconds of a run by its batch size."""
@@ -66,8 +67,9 @@ class CostTable(BaseModel):
             raise UnusableTable(f"{file} is no table of costs: {error}") from None
 
     def write(self, file: Path) -> None:
-        """Raise OSError if it cannot be written."""
-        file.write_text(self.model_dump_json(indent=1) + "\n")
+        """End the command if it cannot be written."""
+        with saving(file):
+            file.write_text(self.model_dump_json(indent=1) + "\n")
 
     @property
     def shares_cores(self) -> bool:

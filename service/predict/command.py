@@ -89,7 +89,11 @@ def _write(arguments: argparse.Namespace, settings: Settings) -> int:
     except ResultsError as error:
         fail(str(error), USAGE)
     except (CannotGoOn, OSError) as error:
-        fail(f"{error}\nvolo: what is done is kept; the same command goes on from there", 1)
+        unnamed = isinstance(error, OSError) and not error.filename  # by what writes to a file that is open
+        fail(
+            f"{f'{arguments.out}: ' * unnamed}{error}\nvolo: what is done is kept; the same command goes on from there",
+            1,
+        )
     except KeyboardInterrupt:
         print("\nvolo: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED)  # because an orderly end would wait for whom we have asked

@@ -226,8 +226,12 @@ def _journal_of(path: Path) -> Path:
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file whole or not at all."""
     unfinished = path.with_name(f"{path.name}.unfinished")
-    write(unfinished)
-    unfinished.replace(path)
+    try:
+        write(unfinished)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _cut_torn_line(path: Path) -> None:
