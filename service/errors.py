@@ -121,6 +121,12 @@ class TooManyPixels(ServiceError):
     example = "The picture has 12000 x 9000 pixels; at most 50,000,000 are allowed."
 
 
+class TooIntricate(ServiceError):
+    code = "too_intricate"
+    title = "To read the picture's file would take far longer than its pixels do"
+    example = "The JPEG has more than 32 scans."
+
+
 class NotAnImage(ServiceError):
     code = "not_an_image"
     title = "The data is not a picture"

@@ -4,7 +4,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from models.preprocess import Extent, shorter_side, whole
+from service import intricacy
 from service.errors import EmptyBody, NotAnImage, ServiceError, TooManyPixels, TruncatedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -102,6 +102,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Image.Image:
         EmptyBody: there are no bytes.
         NotAnImage: the bytes are no picture in one of `FORMATS`.
         TooManyPixels: the header promises more than `max_pixels`, or more than `MAX_SIDE` on a side.
+        TooIntricate: to read them would take far longer than their pixels do.
         TruncatedImage: they begin as a picture but cannot be read to its end.
     """
     return decode_reduced(data, max_pixels, None).image
@@ -127,7 +128,8 @@ class Opened:
             raise EmptyBody("The picture has no bytes.")
         self._data = data
         with self._speaking_plainly():
-            self._image = Image.open(BytesIO(data), formats=FORMATS)
+            intricacy.check(data)
+            self._image = Image.open(intricacy.Reader(data), formats=FORMATS)
             _check_size(self._image.size, max_pixels)
             self._size = self._image.size
             self._extent = _reduce(self._image, at_least)

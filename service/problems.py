@@ -32,6 +32,7 @@ STATUS: dict[type[errors.ServiceError], int] = {
     errors.NotAnImage: 415,
     errors.UnsupportedType: 415,
     errors.TruncatedImage: 422,
+    errors.TooIntricate: 422,
     errors.InvalidParameter: 422,
     errors.HeadTooLarge: 431,
     errors.ClientGone: 499,  # nobody reads it; what nginx says for the same
@@ -54,6 +55,7 @@ INFERRING: Kinds = (
     errors.TooManyPixels,
     errors.NotAnImage,
     errors.TruncatedImage,
+    errors.TooIntricate,
     errors.InferenceFailed,
     errors.Overloaded,
     errors.EngineUnavailable,

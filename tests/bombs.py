@@ -1,0 +1,189 @@
+"""Files made to keep a decoder busy, or to have it take memory; and such as only look so."""
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from PIL import Image
+
+Size = tuple[int, int]
+
+
+def encoded(image: Image.Image, kind: str, **how: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+def grey(size: Size = (64, 64)) -> Image.Image:
+    return Image.new("L", size, 100)
+
+
+# JPEG
+
+
+def jpeg_of_scans(count: int, size: Size = (64, 64)) -> bytes:
+    """A progressive one whose last scan comes so many times more."""
+    data = encoded(grey(size), "JPEG", progressive=True)
+    end = data.rindex(b"\xff\xd9")
+    return data[:end] + data[data.rindex(b"\xff\xda") : end] * count + data[end:]
+
+
+def jpeg_with(segment: bytes, count: int) -> bytes:
+    """One with so many APP1 segments."""
+    data = encoded(grey(), "JPEG")
+    return data[:2] + (b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment) * count + data[2:]
+
+
+def motion_photo() -> bytes:
+    """Telephones put a film behind the picture, in which anything may look like the begin of a scan."""
+    return encoded(grey(), "JPEG", progressive=True) + b"\xff\xda\x00\x08" * 100_000
+
+
+# PNG
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(size: Size = (8, 8), before: bytes = b"", pixels: Iterable[bytes] = (), after: bytes = b"") -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0))
+    rows = list(pixels) or [zlib.compress((b"\0" + bytes(size[0])) * size[1])]
+    body = b"".join(chunk(b"IDAT", part) for part in rows)
+    return b"\x89PNG\r\n\x1a\n" + head + before + body + after + chunk(b"IEND")
+
+
+def png_of_one_byte_chunks() -> bytes:
+    stored = zlib.compress((b"\0" + bytes(800)) * 800, 0)
+    return png((800, 800), pixels=[stored[at : at + 1] for at in range(len(stored))])
+
+
+# GIF and BMP
+
+
+def gif_with(extension: bytes) -> bytes:
+    data = encoded(Image.new("P", (8, 8)), "GIF")
+    at = 13 + 3 * (2 << (data[10] & 7))
+    return data[:at] + extension + data[at:]
+
+
+def gif_of_frames(count: int) -> bytes:
+    data = encoded(Image.new("P", (8, 8)), "GIF")
+    frames = 13 + 3 * (2 << (data[10] & 7))
+    return data[:frames] + data[frames:-1] * count + data[-1:]
+
+
+def bmp_of_runs(runs: bytes, size: Size = (5000, 2000)) -> bytes:
+    palette = b"".join(bytes([level, level, level, 0]) for level in range(256))
+    begin = 14 + 40 + len(palette)
+    information = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", begin + len(runs), 0, 0, begin) + information + palette + runs
+
+
+# TIFF
+
+
+def tiff(tags: dict[int, tuple[int, int, int]], behind: bytes = b"", following: int = 0) -> bytes:
+    """A grey picture of 64 x 64 with other tags: type, count, and value or place. What is behind begins at 512."""
+    long, short = 4, 3
+    grey_64: dict[int, tuple[int, int, int]] = {
+        256: (long, 1, 64),
+        257: (long, 1, 64),
+        258: (short, 1, 8),
+        259: (short, 1, 1),
+        262: (short, 1, 1),
+        273: (long, 1, 512),
+        277: (short, 1, 1),
+        278: (long, 1, 64),
+        279: (long, 1, 4096),
+    }
+    entries = sorted({**grey_64, **tags}.items())
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", tag, kind, count, value) for tag, (kind, count, value) in entries
+    )
+    head = b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", following)
+    return head.ljust(512, b"\0") + behind + bytes(4096)
+
+
+def tiff_of_strips(count: int, behind: int) -> bytes:
+    return tiff({273: (4, count, 512), 279: (4, count, 512)}, struct.pack("<I", 512) * behind)
+
+
+def big_tiff_of_strips(count: int) -> bytes:
+    entry = struct.pack("<HHQQ", 273, 4, count, 512)
+    return (b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 1) + entry).ljust(512, b"\0") + bytes(4096)
+
+
+# Frames, and sizes that are not what the header says
+
+
+def animated(kind: str, frames: int, **how: Any) -> bytes:
+    others = [Image.new("L", (16, 16), number % 256) for number in range(1, frames)]
+    return encoded(Image.new("L", (16, 16)), kind, save_all=True, append_images=others, **how)
+
+
+def resized(data: bytes, find: bytes, put: bytes) -> bytes:
+    """A file whose header has another size."""
+    assert data.count(find) >= 1
+    return data.replace(find, put, 1)
+
+
+def polyglot() -> bytes:
+    """A picture that is an archive too."""
+    file = io.BytesIO(encoded(grey(), "PNG"))
+    file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("another.png", encoded(Image.new("L", (8, 8)), "PNG"))
+    return file.getvalue()
+
+
+MEGABYTES = 1_000_000
+INTRICATE: dict[str, Callable[[], bytes]] = {
+    "a JPEG of 33 scans": lambda: jpeg_of_scans(33),
+    "a JPEG of 100,000 scans": lambda: jpeg_of_scans(100_000, (2000, 2000)),
+    "a JPEG of 300,000 segments": lambda: jpeg_with(b"", 300_000),
+    "a JPEG of 3 MB of EXIF": lambda: jpeg_with(b"Exif\0\0" + bytes(60_000), 50),
+    "a PNG of a million chunks": lambda: png(before=chunk(b"prIv") * MEGABYTES),
+    "a PNG of a million notes": lambda: png(before=chunk(b"tEXt", b"a\0b") * MEGABYTES),
+    "a PNG of chunks of one byte": png_of_one_byte_chunks,
+    "a PNG with a million chunks behind": lambda: png(after=chunk(b"prIv") * MEGABYTES),
+    "a GIF of a comment in single letters": lambda: gif_with(b"\x21\xfe" + b"\x01c" * MEGABYTES + b"\0"),
+    "a GIF of a million comments": lambda: gif_with(b"\x21\xfe\x01c\0" * MEGABYTES),
+    "a BMP of runs of one pixel": lambda: bmp_of_runs(b"\x01\x05" * MEGABYTES),
+    "a TIFF of a million strips": lambda: tiff_of_strips(MEGABYTES, MEGABYTES),
+    "a TIFF that tells of four billion strips": lambda: tiff_of_strips(2**32 - 1, 1),
+    "a BigTIFF that tells of four billion strips": lambda: big_tiff_of_strips(2**32),
+    "a TIFF of a million resolutions": lambda: tiff({282: (5, MEGABYTES, 512)}, bytes(8 * MEGABYTES)),
+}
+READ: dict[str, Callable[[], bytes]] = {
+    "a GIF of 10,000 frames": lambda: gif_of_frames(10_000),
+    "an APNG of 1,000 frames": lambda: animated("PNG", 1_000),
+    "a WebP of 1,000 frames": lambda: animated("WEBP", 1_000, lossless=True, method=0),
+    "a TIFF whose directories go round": lambda: tiff({}, following=8),
+    "a TIFF of strips of one row": lambda: encoded(grey((8, 60_000)), "TIFF", compression="tiff_lzw"),
+    "a JPEG with a film behind": motion_photo,
+    "a JPEG of 50 megapixels in scans": lambda: encoded(grey((10_000, 5_000)), "JPEG", progressive=True),
+    "a picture that is an archive too": polyglot,
+}
+DAMAGED: dict[str, Callable[[], bytes]] = {
+    "a JPEG larger than it is": lambda: resized(encoded(grey((64, 48)), "JPEG"), b"\0\x30\0\x40", b"\x10\0\x10\0")[
+        :300
+    ],
+    "a PNG larger than it is": lambda: png((8, 8)).replace(
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)),
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 4000, 4000, 8, 0, 0, 0, 0)),
+    ),
+    "a PNG whose note unpacks to 60 MB": lambda: png(
+        before=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(60_000_000)))
+    ),
+    "a BMP larger than it is": lambda: resized(
+        encoded(grey(), "BMP"), struct.pack("<ii", 64, 64), struct.pack("<ii", 4000, 4000)
+    ),
+    "a GIF that ends in its header": lambda: encoded(Image.new("P", (8, 8)), "GIF")[:20],
+    "a WebP that is half there": lambda: encoded(Image.effect_noise((64, 64), 99), "WEBP", lossless=True)[:700],
+    "an AVIF that is half there": lambda: encoded(Image.effect_noise((64, 64), 99), "AVIF")[:700],
+}
