@@ -1,9 +1,11 @@
 """Untrusted bytes -> RGB image, within limits."""
 
+import ctypes
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,17 @@ Image.MAX_IMAGE_PIXELS = None
 # Once for the process, because `catch_warnings` is not safe in threads. What Pillow has to say about a
 # stranger's odd metadata is of no use to those who run the service.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def _silence_libtiff() -> None:
+    """It would write what it trips over to standard error, between the lines of the log."""
+    with suppress(OSError, AttributeError):  # Pillow may have been built without it, or for a system without /proc
+        loaded = re.search(r"/\S*libtiff\S*", Path("/proc/self/maps").read_text())
+        if loaded:
+            ctypes.CDLL(loaded[0]).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 OVERSAMPLING = 4
 """How many times as large as the model sees it a picture is read at least: twice would be faster, and change more

@@ -94,6 +94,7 @@ class Link:
             await asyncio.shield(work.done)
         except asyncio.CancelledError:
             work.wanted = False  # begun, it cannot be stopped: the slot stays taken until it is done
+            work.done.add_done_callback(_nobody_asks)
             raise
 
     async def classify(
@@ -177,6 +178,12 @@ class Link:
             leaving = asyncio.create_task(_leave(before))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
+
+
+def _nobody_asks(done: asyncio.Future[None]) -> None:
+    """Take note of how it ended, for asyncio complains of errors that nobody looks at."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def _leave(session: Session) -> None:

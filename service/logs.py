@@ -98,3 +98,5 @@ def _adopt_standard_logging(level: str, processors: list[Processor], stream: Tex
     handler.setFormatter(form)
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelName(level.upper())), force=True)
     logging.captureWarnings(True)
+    for library in ("PIL", "python_multipart"):  # which hold callers' errors for ours
+        logging.getLogger(library).setLevel(logging.CRITICAL)

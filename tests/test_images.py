@@ -311,3 +311,10 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(data: bytes, at_leas
         return
     assert image.mode == "RGB"
     assert image.width * image.height <= MAX_PIXELS
+
+
+def test_libraries_write_nothing_between_the_lines_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    damaged = encoded(red_and_blue(), "TIFF", compression="jpeg").replace(b"\xff\xdb", b"\xff\xfe")
+    with pytest.raises(TruncatedImage):
+        decode(damaged, MAX_PIXELS)
+    assert capfd.readouterr().err == ""
