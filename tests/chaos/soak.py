@@ -161,15 +161,14 @@ def draw(file: Path, ledger: Ledger, looks: list[Look], events: list[tuple[float
     for code in sorted(ledger.told, key=lambda code: -ledger.told[code]):
         counts, _ = np.histogram([at_s - began_s for at_s, each in ledger.timeline if each == code], bins)
         above.plot(bins[:-1] / 60, counts / 10, label=code, linewidth=1)
-    for title in sorted({each.title for each in looks}):
+    for title in sorted({each.title for each in looks if each.title.startswith("volo: ")}):
         mine = [each for each in looks if each.title == title]
-        below.plot(
-            [(each.at_s - began_s) / 60 for each in mine], [each.memory / 1e6 for each in mine], ".", 2, label=title
-        )
+        minutes, megabytes = [(each.at_s - began_s) / 60 for each in mine], [each.memory / 1e6 for each in mine]
+        below.plot(minutes, megabytes, ".", markersize=2, label=title.removeprefix("volo: "))
     for at_s, what in events:
         for axes in (above, below):
             axes.axvline((at_s - began_s) / 60, color="tab:red" if what == "killed" else "tab:blue", alpha=0.3)
-    above.set(ylabel="requests a second", yscale="symlog")
+    above.set(ylabel="requests a second", yscale="symlog", ylim=(0, None))
     below.set(ylabel="MB", xlabel="minutes; red: engine killed, blue: reload", ylim=(0, None))
     for axes in (above, below):
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
