@@ -2,10 +2,12 @@
 
 import asyncio
 import resource
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
 from service.accounting import Record
@@ -15,8 +17,8 @@ from service.problems import problem
 
 HEAD_BYTES = 65_536
 """A request's line and headers."""
-LINGER_S = 1.0
-"""How long to read on, and read nothing, behind a refusal: hung up on at once, callers lose it."""
+LINGER_S = 5.0
+"""How long to read on behind the last answer, while its caller still sends."""
 SPARE_FILES = 100
 """Descriptors that are no connections: engines, logs, uploads on disk."""
 
@@ -82,6 +84,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._unfinished_bytes = 0
         self._stop_waiting()
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, _Lingering(self.transport, partial(self._part, self.cycle)))
 
     def on_message_complete(self) -> None:
         self._in_head = True
@@ -149,11 +152,37 @@ class Connection(HttpToolsProtocol):
             status = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}\r\n".encode()
             ours = b"x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
             self.transport.write(status + head + ours + bytes(answer.body))
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-                self.loop.call_later(LINGER_S, self.transport.close)
-                return
-        self.transport.close()
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _part(self, cycle: RequestResponseCycle) -> None:
+        """Hang up behind a cycle's answer, which is the last one."""
+        if cycle.more_body:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Hang up, but read on for a while, and read nothing: a caller who still sends would lose the answer."""
+        self._refused = True
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
+
+
+class _Lingering:
+    """A transport that does something else when it is told to close."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def most_connections() -> int:

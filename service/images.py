@@ -146,7 +146,7 @@ class Opened:
             _check_size(self._image.size, max_pixels)
             self._size = self._image.size
             self._extent = _reduce(self._image, at_least)
-        self.need_bytes = _need_bytes(self._image, self._size)
+            self.need_bytes = _need_bytes(self._image, self._size)
 
     def read(self) -> Reduced:
         """The whole picture."""

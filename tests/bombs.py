@@ -50,8 +50,10 @@ def chunk(kind: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(size: Size = (8, 8), before: bytes = b"", pixels: Iterable[bytes] = (), after: bytes = b"") -> bytes:
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0))
+def png(
+    size: Size = (8, 8), before: bytes = b"", pixels: Iterable[bytes] = (), after: bytes = b"", colours: int = 0
+) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, colours, 0, 0, 0))
     rows = list(pixels) or [zlib.compress((b"\0" + bytes(size[0])) * size[1])]
     body = b"".join(chunk(b"IDAT", part) for part in rows)
     return b"\x89PNG\r\n\x1a\n" + head + before + body + after + chunk(b"IEND")
@@ -170,6 +172,7 @@ READ: dict[str, Callable[[], bytes]] = {
     "a picture that is an archive too": polyglot,
 }
 DAMAGED: dict[str, Callable[[], bytes]] = {
+    "a PNG of colours whose palette is missing": lambda: png(colours=3),
     "a JPEG larger than it is": lambda: resized(encoded(grey((64, 48)), "JPEG"), b"\0\x30\0\x40", b"\x10\0\x10\0")[
         :300
     ],

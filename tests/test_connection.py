@@ -79,6 +79,17 @@ async def test_a_second_request_has_no_more_time_for_its_headers_than_the_first(
         assert (await caller.answer())[0] == 408
 
 
+async def test_whoever_still_sends_does_not_lose_the_last_answer() -> None:
+    """Reading nothing meanwhile, as proxies do; hung up on at once, it would find a connection reset."""
+    body = bytes(15_000_000)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n" % len(body)
+    async with served() as port, connected(port) as caller:
+        caller.writer.write(head + b"X-Request-Timeout-Ms: none\r\n\r\n" + body)
+        await caller.writer.drain()
+        assert (await caller.answer())[0] == 422
+        assert await caller.hung_up()
+
+
 async def test_whoever_waits_for_an_answer_is_left_the_time() -> None:
     device = FakeDevice()
     device.gate.clear()
