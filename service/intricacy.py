@@ -79,7 +79,7 @@ def _check_tiff(data: bytes | memoryview, order: str, at: int, offset: str, leng
     (place,) = struct.unpack_from(order + offset, data, at)
     (entries,) = struct.unpack_from(order + length, data, place)
     place += struct.calcsize(order + length)
-    for number in range(entries):
+    for number in range(min(entries, VALUES)):
         _, kind, values = struct.unpack_from(order + entry, data, place + number * struct.calcsize(order + entry))
         if values > VALUES and kind not in _KEPT_AS_BYTES:
             raise TooIntricate(f"A tag of the TIFF has more than {VALUES:,} values.")
