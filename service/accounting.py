@@ -102,8 +102,6 @@ class Accounting:
             await self._app(scope, receive, send)
         except Exception:
             if record.outcome == ClientGone.code:
-                while (await receive())["type"] != "http.disconnect":
-                    pass  # or else the server may not know it yet, and think that we forgot to answer
                 return
             record.outcome = "internal_error"
             if record.answering_s is not None:

@@ -100,3 +100,5 @@ def _adopt_standard_logging(level: str, processors: list[Processor], stream: Tex
     logging.captureWarnings(True)
     for library in ("PIL", "python_multipart"):  # which hold callers' errors for ours
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    # nor did we forget to answer: the caller had left, and uvicorn did not know it yet
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "ASGI callable returned" not in record.getMessage())
