@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from calling import application, eventually, listening, outcomes, serving_engine
 from fakes import FakeDevice
-from prometheus_client import REGISTRY
 from test_api import png
 
 from service import connection
@@ -89,19 +88,6 @@ async def test_whoever_still_sends_does_not_lose_the_last_answer() -> None:
         await caller.writer.drain()
         assert (await caller.answer())[0] == 422
         assert await caller.hung_up()
-
-
-async def test_of_two_requests_of_one_who_leaves_none_stays_in_flight() -> None:
-    device = FakeDevice()
-    device.gate.clear()
-    before = REGISTRY.get_sample_value("volo_requests_in_flight")
-    async with served(device) as port:
-        async with connected(port) as caller:
-            caller.writer.write(POST + POST)
-            await device.under_way()
-            caller.writer.transport.abort()
-        device.gate.set()
-        await eventually(lambda: REGISTRY.get_sample_value("volo_requests_in_flight") == before)
 
 
 async def test_whoever_waits_for_an_answer_is_left_the_time() -> None:
