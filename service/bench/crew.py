@@ -149,7 +149,8 @@ async def _load(client: Client, step: Step, log: Log) -> None:
         times = begin_s + arrivals(step.load.rate, step.warm_up_s + step.seconds, step.load.seed)
         await open_loop(client.send, times.tolist(), step.load.cap, log)
         return
-    await asyncio.sleep(begin_s - time.monotonic())
+    while (wait_s := begin_s - time.monotonic()) > 0:  # uvloop's timers, of whole milliseconds, may end early
+        await asyncio.sleep(wait_s)
     await closed_loop(client.send, step.load.connections, step.start_s + step.seconds, log)
 
 
