@@ -26,13 +26,10 @@ from service import (
     errors,
     exposition,
     health,
-    hugging_face,
     logs,
     metrics,
     multiprocess,
-    open_inference,
     page,
-    torchserve,
 )
 from service.access import Access, Keys, open_routes
 from service.accounting import Accounting, Record
@@ -41,6 +38,7 @@ from service.buckets import Buckets
 from service.contract import document
 from service.control import Reload
 from service.decoders import Decoders
+from service.dialects import hugging_face, open_inference, torchserve
 from service.engine_host import engine_hosts
 from service.inference import Models
 from service.link import Link

@@ -3,9 +3,9 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from service.dialects import readiness
 from service.inference import Models
 from service.problems import documented, exemplified
 from service.settings import Settings
@@ -72,6 +72,13 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         )
 
     return router
+
+
+def readiness(request: Request, ready: bool, told: dict[str, Any]) -> Response:
+    """What a prober is told, which counts as not_ready if so it is."""
+    if not ready:
+        request.state.record.outcome = "not_ready"
+    return JSONResponse(told, 200 if ready else 503)
 
 
 def _health(models: Models) -> Health:

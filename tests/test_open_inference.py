@@ -21,10 +21,10 @@ from PIL import Image
 from running import ROOT, environment
 from tritonclient.utils import InferenceServerException
 
+from service.dialects.messages import InferReply, RequestParameters
+from service.dialects.open_inference import likeliest
+from service.dialects.tensors import HEADER_LENGTH
 from service.inference import Inference
-from service.open_inference import likeliest
-from service.open_inference_messages import InferReply, RequestParameters
-from service.tensors import HEADER_LENGTH
 
 T = TypeVar("T")
 

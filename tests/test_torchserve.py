@@ -10,7 +10,7 @@ from calling import application, calling, outcomes, serving_engine
 from running import CAT
 
 from models.prediction import Prediction
-from service.torchserve import by_label
+from service.dialects.torchserve import by_label
 
 PICTURE = CAT.read_bytes()
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
-from service.dialects import ModelName, documented_in, inlined, speaking
+from service.dialects.words import ModelName, documented_in, inlined, speaking
 from service.errors import MalformedBody, ServiceError
 from service.inference import Inference, Models
 from service.patience import PARAMETERS, Patience

@@ -17,11 +17,7 @@ from numpy.typing import NDArray
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
-from service.dialects import ModelName, documented_in, inlined, readiness, speaking
-from service.errors import EngineUnavailable, InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
-from service.images import MAX_SIDE
-from service.inference import Inference, Models, Picture
-from service.open_inference_messages import (
+from service.dialects.messages import (
     REPLY,
     VERSION,
     InferReply,
@@ -38,10 +34,15 @@ from service.open_inference_messages import (
     metadata_of,
     state_of,
 )
+from service.dialects.tensors import HEADER_LENGTH, OutputTensor, Received, encode, pixels, receive, texts
+from service.dialects.words import ModelName, documented_in, inlined, speaking
+from service.errors import EngineUnavailable, InvalidParameter, MalformedBody, ServiceError, TooManyPixels, UnknownModel
+from service.health import readiness
+from service.images import MAX_SIDE
+from service.inference import Inference, Models, Picture
 from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented
 from service.settings import Settings
-from service.tensors import HEADER_LENGTH, OutputTensor, Received, encode, pixels, receive, texts
 from service.uploads import checked, from_base64, read_body
 
 PICTURES_IN_BYTES = 4

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 from models.prediction import Prediction
 from service.accounting import Record
 from service.api import PICTURE_BODY
-from service.dialects import ModelName, documented_in, readiness, speaking
+from service.dialects.words import ModelName, documented_in, speaking
 from service.errors import ServiceError, UnknownModel
+from service.health import readiness
 from service.inference import Models
 from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented, exemplified

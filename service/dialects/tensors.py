@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from service.dialects.messages import InferRequest, InputTensor
 from service.errors import MalformedBody
-from service.open_inference_messages import InferRequest, InputTensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that says how much of a body is JSON; binary tensors follow it."""

@@ -1,11 +1,10 @@
-"""What the routes of other protocols share: readiness, errors in their words, and schemas of bodies."""
+"""What the routes of other protocols share: errors in their words, and schemas of bodies."""
 
 import json
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
@@ -36,13 +35,6 @@ def speaking(words: Words) -> type[APIRoute]:
             return handle_in_dialect
 
     return Dialect
-
-
-def readiness(request: Request, ready: bool, told: dict[str, Any]) -> Response:
-    """What a prober is told, which counts as not_ready if so it is."""
-    if not ready:
-        request.state.record.outcome = "not_ready"
-    return JSONResponse(told, 200 if ready else 503)
 
 
 def documented_in(words: Words, *kinds: type[ServiceError]) -> Responses:
