@@ -356,7 +356,8 @@ async def test_perf_analyzer_measures_the_service(address: str, tmp_path: Path, 
     file = png(9)
     data = base64.b64encode(struct.pack("<I", len(file)) + file).decode()
     (tmp_path / "data.json").write_text(json.dumps({"data": [{"image": {"b64": data}}]}))
-    options = ["-m", "embedded", "-u", address, "-i", "http", "-b", str(batch), "-p", "300", "-r", "3", "-s", "1000"]
+    options = ["-m", "embedded", "-u", address, "-i", "http", "-b", str(batch), "-r", "3", "-s", "1000"]
+    options += ["--measurement-mode", "count_windows", "--measurement-request-count", "20"]  # however busy the machine
     ended = await asyncio.to_thread(
         subprocess.run,
         [*command, *options, "--input-data", "data.json", "--concurrency-range", "2", "-f", "figures.csv"],
