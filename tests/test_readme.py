@@ -1,6 +1,7 @@
 """What the README shows works as it stands there."""
 
 import asyncio
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import httpx
 import pytest
 from calling import application, listening, serving_engine
 from running import CAT, ROOT, environment
+
+import service
 
 README = (ROOT / "README.md").read_text()
 PREDICT = README.partition("\n## Predict\n")[2].partition("\n## ")[0]
@@ -59,3 +62,10 @@ async def test_the_examples_in_python_name_the_cat(address: str, folder: Path, s
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_the_commands_are_answered(address: str, folder: Path, command: str) -> None:
     await output_of(folder, "sh", "-c", f"{command.replace('localhost:8000', address)} --silent --show-error --fail")
+
+
+def test_the_map_of_the_service_has_every_module_once() -> None:
+    rooms = re.findall(r"^    ([\w,; ]+?)  ", service.__doc__ or "", re.MULTILINE)
+    named = [name for room in rooms for name in re.findall(r"\w+", room)]
+    named += re.findall(r"\(``(\w+)``\)", service.__doc__ or "")
+    assert sorted(named) == sorted(module.name for module in pkgutil.iter_modules(service.__path__))
