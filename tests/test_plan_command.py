@@ -83,8 +83,9 @@ def test_what_cannot_be_had_is_told_by_the_exit_status(plan: Planning) -> None:
     )
 
 
-def test_few_requests_are_no_percentile(plan: Planning) -> None:
-    assert "so few requests say little" in plan("--costs costs.json --rate 5 --slo-ms 100 --seconds 1").stderr
+def test_few_requests_are_simulated_for_longer(plan: Planning) -> None:
+    ended = plan("--costs costs.json --rate 5 --slo-ms 100 --seconds 1 --arrivals poisson --json")
+    assert json.loads(ended.stdout)["plans"]["Poisson"]["requests"] > 900
 
 
 def test_without_costs_it_says_how_to_measure_them(plan: Planning) -> None:

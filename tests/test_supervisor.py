@@ -116,14 +116,6 @@ def test_a_killed_engine_is_replaced_and_counted(service: Service) -> None:
     assert counted(service, "volo_engine_restarts_total") == 1
 
 
-def test_an_engine_that_hangs_is_ended_and_replaced(service: Service) -> None:
-    hanging = service.children["volo: engine embedded cpu"]
-    os.kill(hanging, signal.SIGSTOP)
-    until(lambda: service.said("process hangs, ending it"))
-    until(lambda: service.children.get("volo: engine embedded cpu", hanging) != hanging and service.is_ready())
-    assert service.predict().status_code == 200
-
-
 def test_its_log_is_json_and_has_the_request_ids(service: Service) -> None:
     answer = httpx.get(f"{service.url}/nothing%1b%5B2J%0A", headers={"x-request-id": "from-the-caller"})
     assert answer.status_code == 404

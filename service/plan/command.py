@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-FEWEST = 1000
-"""Requests, on average: a simulation of fewer would tell nothing of one in a hundred."""
-
 _EXAMPLES = """examples:
   volo bench costs volo_d3_224 --out costs.json                       # on the device
   volo plan --costs costs.json --rate 20000 --slo-ms 100
@@ -50,7 +47,7 @@ def add_parser(commands: Commands) -> None:
     plan.add_argument("--slo-ms", type=_amount, metavar="MS", help="what the 99th percentile shall stay below")
     plan.add_argument("--devices", type=positive, metavar="N", help="see whether so many do (the fewest that do)")
     plan.add_argument("--worker-busy", type=_share, default=0.7, metavar="P", help="how busy workers may be (0.7)")
-    plan.add_argument("--seconds", type=_amount, default=30.0, metavar="S", help="each is simulated for (30)")
+    plan.add_argument("--seconds", type=_amount, default=30.0, metavar="S", help="of a simulation, at least (30)")
     plan.add_argument("--seed", type=int, default=0, metavar="N", help="of the arrivals (0)")
     plan.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     bursts = plan.add_argument_group("arrivals")
@@ -109,7 +106,7 @@ def _plan(arguments: argparse.Namespace, settings: Settings, costs: CostTable) -
         worker_busy=arguments.worker_busy,
         queue_limit=settings.queue_limit,
         timeout_s=settings.timeout_s,
-        seconds=max(arguments.seconds, FEWEST / arguments.rate),
+        seconds=arguments.seconds,
         seed=arguments.seed,
     )
     with shown() as tell:

@@ -13,8 +13,6 @@ from service.plan.check import Comparison
 from service.plan.search import Demand, Plan
 from service.terminal import print_table
 
-_SURE = 1000
-"""Requests of which the hundredth slowest tells something."""
 _QUIET_CORES = 0.2
 """What other programs may take while something is measured."""
 
@@ -33,8 +31,6 @@ def print_plans(costs: CostTable, demand: Demand, plans: Plans) -> None:
     print()
     for name, plan in plans.items():
         print(f"{name}: {_verdict(demand, plan)}")
-    if found and min(len(plan.outcome.latencies_s) for plan in found) < _SURE:
-        warn("so few requests say little of the 99th percentile; longer --seconds say more")
 
 
 def _print_outcomes(plans: Sequence[Plan]) -> None:

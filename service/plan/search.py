@@ -11,6 +11,8 @@ from service.bench.tables import CostTable
 from service.plan.arrivals import Arrivals
 from service.plan.simulation import Outcome, Replica, holds, simulate
 
+_FEWEST = 1000
+"""Requests of a simulation, on average: fewer would tell nothing of one in a hundred."""
 _GROWTH = 1.5
 _HOPELESS = 16
 """Times the devices that the mean rate alone takes: where so many do not help, more do not either."""
@@ -25,7 +27,7 @@ class Demand:
         slo_ms: what the 99th percentile shall stay below.
         workers: for each device; None for as many as are ``worker_busy`` of the time at the arrivals' peak.
         queue_limit, timeout_s: settings of the service.
-        seconds: of each simulation.
+        seconds: of each simulation, or more where there are few requests.
     """
 
     rate: float
@@ -107,5 +109,6 @@ class Planner:
     def _times(self, arrivals: Arrivals, rate: float, devices: int) -> list[float]:
         """When requests come to one of the devices."""
         self._tell(f"{arrivals.name} arrivals, {rate:.4g} a second on {devices}")
-        times: list[float] = arrivals.times(rate / devices, self._demand.seconds, self._demand.seed).tolist()
+        each = rate / devices
+        times: list[float] = arrivals.times(each, max(self._demand.seconds, _FEWEST / each), self._demand.seed).tolist()
         return times
