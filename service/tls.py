@@ -1,6 +1,7 @@
 """The service's certificate: looked at before it is used, and taken anew when its files change."""
 
 import asyncio
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -38,5 +39,9 @@ async def follow(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 def _stamp(*files: Path) -> list[tuple[int, int]]:
     """What changes when files do; of none that is missing."""
-    found = [file.stat() for file in files if file.exists()]
-    return [(each.st_ino, each.st_mtime_ns) for each in found]
+    stamps = []
+    for file in files:
+        with contextlib.suppress(OSError):  # it is just being replaced
+            found = file.stat()
+            stamps.append((found.st_ino, found.st_mtime_ns))
+    return stamps
