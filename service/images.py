@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 
 from models.preprocess import Extent, shorter_side, whole
 from service import intricacy
+from service.coded import Coded, coded
 from service.errors import EmptyBody, NotAnImage, ServiceError, TooManyPixels, TruncatedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -85,9 +86,12 @@ _TO_THE_BOTTOM = {
 _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 
 
-# Bytes that Pillow has for a pixel, by mode; of any other, four. And what decoders have beside it, by format.
+CODED = 3
+"""Times the largest picture's pixels that a file may be decoded to: transparency is coded apart, tiles stick out."""
+
+# Bytes that Pillow has for a pixel, by mode; of any other, four. And what decoders hold beside it, by format.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-_DECODER_BYTES = {"WEBP": 12, "AVIF": 6}
+_HELD_BYTES = {"WEBP": 12, "AVIF": 6, "TIFF": 8}
 
 
 class Reduced(NamedTuple):
@@ -144,9 +148,11 @@ class Opened:
             intricacy.check(data)
             self._image = Image.open(intricacy.Reader(data), formats=FORMATS)
             _check_size(self._image.size, max_pixels)
+            made = coded(self._image, data)
+            _check_coded(made, max_pixels)
             self._size = self._image.size
             self._extent = _reduce(self._image, at_least)
-            self.need_bytes = _need_bytes(self._image, self._size)
+            self.need_bytes = _need_bytes(self._image, self._size, made)
 
     def read(self) -> Reduced:
         """The whole picture."""
@@ -169,21 +175,22 @@ class Opened:
             raise _unreadable(self._data) from error
 
 
-def _need_bytes(image: Image.Image, size: tuple[int, int]) -> int:
+def _need_bytes(image: Image.Image, size: tuple[int, int], made: Coded) -> int:
     """How much memory it takes at most to read an image that has been opened, and to make it upright RGB.
 
-    ``size`` is what its file has; it may be read at a smaller one.
+    ``size`` is what its file has; it may be read at a smaller one. ``made`` is what a decoder makes of it.
     """
     if image.has_transparency_data:
-        made = 16  # RGBA, white, both, and RGB
+        taken = 16  # RGBA, white, both, and RGB
     elif image.mode in ("I", "F"):
-        made = 12  # samples, what is taken of them, and RGB
+        taken = 12  # samples, what is taken of them, and RGB
     else:
-        made = 4 if image.mode == "RGB" else 8  # RGB, and turned
-    each = _PIXEL_BYTES.get(image.mode, 4) + made + _DECODER_BYTES.get(image.format or "", 0)
+        taken = 4 if image.mode == "RGB" else 8  # RGB, and turned
+    each = _PIXEL_BYTES.get(image.mode, 4) + taken
+    held = made.held * _HELD_BYTES.get(image.format or "", 0)
     # of a progressive JPEG all coefficients are kept, at whatever scale it is read: two bytes for each of three
     coefficients = 6 if image.info.get("progressive") else 0
-    return image.width * image.height * each + size[0] * size[1] * coefficients
+    return image.width * image.height * each + held + size[0] * size[1] * coefficients
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> Extent:
@@ -218,6 +225,14 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise TooManyPixels(f"The picture has {width} x {height} pixels; at most {MAX_SIDE:,} on a side are allowed.")
     if width < 1 or height < 1:
         raise NotAnImage("The picture has no pixels.")
+
+
+def _check_coded(made: Coded, max_pixels: int) -> None:
+    if made.pixels > CODED * max_pixels:
+        raise TooManyPixels(
+            f"To show the picture {made.pixels:,} pixels are decoded, in tiles or frames larger than itself; "
+            f"at most {CODED * max_pixels:,} are allowed."
+        )
 
 
 def _unreadable(data: bytes | memoryview) -> ServiceError:

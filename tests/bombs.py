@@ -115,6 +115,20 @@ def tiff_of_strips(count: int, behind: int) -> bytes:
     return tiff({273: (4, count, 512), 279: (4, count, 512)}, struct.pack("<I", 512) * behind)
 
 
+def tiff_of_tiles(size: tuple[int, int], tile: tuple[int, int]) -> bytes:
+    """Grey tiles, all of which lie on the same bytes."""
+    count = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
+    content = zlib.compress(bytes(tile[0] * tile[1]), 1)
+    place = 512 + 8 * count
+    sides = {256: size[0], 257: size[1], 322: tile[0], 323: tile[1]}
+    tags = {259: (3, 1, 8), **{tag: (4, 1, side) for tag, side in sides.items()}}
+    where = {324: (4, count, 512), 325: (4, count, 512 + 4 * count)}
+    if count == 1:
+        where = {324: (4, 1, place), 325: (4, 1, len(content))}
+    tables = struct.pack("<I", place) * count + struct.pack("<I", len(content)) * count
+    return tiff({**tags, **where}, tables + content)
+
+
 def big_tiff_of_strips(count: int) -> bytes:
     entry = struct.pack("<HHQQ", 273, 4, count, 512)
     return (b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 1) + entry).ljust(512, b"\0") + bytes(4096)
@@ -132,6 +146,12 @@ def resized(data: bytes, find: bytes, put: bytes) -> bytes:
     """A file whose header has another size."""
     assert data.count(find) >= 1
     return data.replace(find, put, 1)
+
+
+def avif_in_a_box(frame: tuple[int, int], box: tuple[int, int]) -> bytes:
+    """A picture whose boxes tell of another size than its frame has."""
+    data = encoded(Image.new("L", frame), "AVIF", speed=10)
+    return data.replace(b"ispe\0\0\0\0" + struct.pack(">II", *frame), b"ispe\0\0\0\0" + struct.pack(">II", *box))
 
 
 def polyglot() -> bytes:
@@ -189,4 +209,9 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "a GIF that ends in its header": lambda: encoded(Image.new("P", (8, 8)), "GIF")[:20],
     "a WebP that is half there": lambda: encoded(Image.effect_noise((64, 64), 99), "WEBP", lossless=True)[:700],
     "an AVIF that is half there": lambda: encoded(Image.effect_noise((64, 64), 99), "AVIF")[:700],
+}
+LARGER: dict[str, Callable[[], bytes]] = {
+    "a TIFF of a tile that is larger": lambda: tiff_of_tiles((100, 100), (20_000, 10_000)),
+    "a TIFF of tiles that stick out": lambda: tiff_of_tiles((16_000, 16), (16, 1_000_000)),
+    "an AVIF whose box is smaller than its frame": lambda: avif_in_a_box((12_500, 12_500), (64, 64)),
 }

@@ -1,10 +1,10 @@
 """Files that would keep a decoder busy far longer than their pixels do, and such as only look so."""
 
 import pytest
-from bombs import DAMAGED, INTRICATE, READ, jpeg_of_scans
+from bombs import DAMAGED, INTRICATE, LARGER, READ, avif_in_a_box, jpeg_of_scans, tiff_of_tiles
 
-from service.errors import TooIntricate, TruncatedImage
-from service.images import decode
+from service.errors import TooIntricate, TooManyPixels, TruncatedImage
+from service.images import Opened, decode
 from service.intricacy import SCANS
 
 MAX_PIXELS = 50_000_000
@@ -19,6 +19,23 @@ def test_what_would_keep_a_decoder_busy_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", READ)
 def test_what_is_only_long_or_odd_is_read(name: str) -> None:
     assert decode(READ[name](), MAX_PIXELS).mode == "RGB"
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_what_is_decoded_to_far_more_than_is_shown_is_refused(name: str) -> None:
+    with pytest.raises(TooManyPixels, match="larger than itself"):
+        decode(LARGER[name](), MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("data", "bytes_a_pixel"),
+    [(tiff_of_tiles((100, 100), (4000, 2000)), 8), (avif_in_a_box((4000, 2000), (100, 100)), 6)],
+    ids=["TIFF", "AVIF"],
+)
+def test_what_is_decoded_to_more_than_is_shown_tells_its_memory(data: bytes, bytes_a_pixel: int) -> None:
+    opened = Opened(data, MAX_PIXELS, None)
+    assert opened.need_bytes > 4000 * 2000 * bytes_a_pixel
+    assert opened.read().size == (100, 100)
 
 
 @pytest.mark.parametrize("name", DAMAGED)
