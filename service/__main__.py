@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from setproctitle import setproctitle
 
-from service import logs, multiprocess, process
+from service import logs, multiprocess, process, tls
 from service.bench import command as bench_command
 from service.doctor import command as doctor_command
 from service.options import add_settings, read_settings
@@ -57,6 +57,11 @@ def _child(role: str) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     settings = read_settings(arguments)
+    if settings.tls_cert and settings.tls_key:
+        try:
+            tls.context(settings.tls_cert, settings.tls_key)
+        except tls.UnusableCertificate as error:
+            fail(str(error), USAGE)
     setproctitle("volo: supervisor")
     try:
         multiprocess.begin()

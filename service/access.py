@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.accounting import Record
 from service.errors import Unauthorized
 from service.settings import Settings
 
@@ -58,7 +57,7 @@ class Access:
         app: ASGIApp,
         keys: Keys,
         open_routes: Sequence[BaseRoute],
-        refusal: Callable[[Record, Unauthorized], ASGIApp],
+        refusal: Callable[[Scope, Unauthorized], ASGIApp],
     ) -> None:
         self._app = app
         self._keys = keys
@@ -73,7 +72,7 @@ class Access:
         if key is not None or self._is_open(scope):
             await self._app(scope, receive, send)
             return
-        await self._refusal(scope["state"]["record"], _refused("a key"))(scope, receive, send)
+        await self._refusal(scope, _refused("a key"))(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] is not Match.NONE for route in self._open_routes)

@@ -19,7 +19,8 @@ Node = dict[str, Any]
 def contract() -> Node:
     """The whole OpenAPI document, with all that settings can leave out of it."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    settings = Settings(**{**defaults, "api_keys": SecretStr("key"), "admin_key": SecretStr("admin")})
+    wanted = {"api_keys": SecretStr("key"), "admin_key": SecretStr("admin"), "rate_limit": 1.0}
+    settings = Settings(**{**defaults, **wanted})
     return create_app(settings, dict.fromkeys(settings.sources, Path())).openapi()
 
 

@@ -39,6 +39,7 @@ from service.contract import document
 from service.control import Reload
 from service.decoders import Decoders
 from service.dialects import hugging_face, open_inference, torchserve
+from service.dialects.words import refusing
 from service.engine_host import engine_hosts
 from service.inference import Models
 from service.link import Link
@@ -113,10 +114,10 @@ def create_app(
     if settings.rate_limit:
         buckets = Buckets(settings.rate_limit, settings.rate_burst, rate_memory or Buckets.create())
         exempt = open_routes(app.routes, settings)
-        app.add_middleware(RateLimit, buckets=buckets, open_routes=exempt, refusal=problem)
+        app.add_middleware(RateLimit, buckets=buckets, open_routes=exempt, refusal=refusing(routes))
     if settings.keys:
         keys = Keys(*settings.keys, *filter(None, [admin_key]))
-        app.add_middleware(Access, keys=keys, open_routes=open_routes(app.routes, settings), refusal=problem)
+        app.add_middleware(Access, keys=keys, open_routes=open_routes(app.routes, settings), refusal=refusing(routes))
     if settings.cors_origins:
         # outside of access: browsers ask for leave without a key, and are to read why they were refused
         app.add_middleware(CORSMiddleware, **_cors(settings))

@@ -1,6 +1,7 @@
 """Archives -> the files in them, one after the other, in little memory; nothing is extracted to disk."""
 
 import asyncio
+import errno
 import re
 import struct
 import tarfile
@@ -15,6 +16,7 @@ from service.errors import (
     InsufficientStorage,
     MalformedBody,
     NotAnImage,
+    Overloaded,
     ServiceError,
     TooManyBytes,
     TooManyPictures,
@@ -235,6 +237,8 @@ def _no_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise Overloaded("Too many files are open.", 1.0, "connections") from error
         logger.error("no room for a zip", folder=gettempdir(), reason=error.strerror)
         raise InsufficientStorage(InsufficientStorage.example) from error
 

@@ -167,7 +167,8 @@ class Connection(HttpToolsProtocol):
         """Hang up, but read on for a while, and read nothing: a caller who still sends would lose the answer."""
         self._refused = True
         self.flow.resume_reading()
-        if self.transport.can_write_eof():
+        room = len(self.connections) <= most_connections() + SPARE_FILES // 2
+        if room and self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
         else:

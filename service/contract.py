@@ -3,6 +3,7 @@
 import re
 from copy import copy
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,7 +12,8 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from service.access import open_routes
-from service.errors import Unauthorized
+from service.dialects.words import Dialect
+from service.errors import RateLimited, Unauthorized
 from service.problems import Problem, documented
 from service.settings import Settings
 
@@ -47,12 +49,14 @@ def document(app: FastAPI, settings: Settings) -> dict[str, Any]:
     if app.openapi_schema is None:
         routes = [route for route in app.routes if isinstance(route, APIRoute)]
         closed = _closed(routes, settings)
+        limited = _limited(routes, settings)
+        operations = [_operations(route, route in closed, route in limited) for route in routes]
         contract = get_openapi(
             title=app.title,
             version=version("volo-serve"),
             summary=app.summary,
             description=_DESCRIPTION,
-            routes=[operation for route in routes for operation in _operations(route, route in closed)],
+            routes=list(chain.from_iterable(operations)),
         )
         _drop_validation_errors(contract)
         tags = {tag for route in routes for tag in route.tags}
@@ -76,6 +80,12 @@ def _closed(routes: list[APIRoute], settings: Settings) -> list[APIRoute]:
     return [route for route in routes if "admin" in route.tags]
 
 
+def _limited(routes: list[APIRoute], settings: Settings) -> list[APIRoute]:
+    """The routes that a caller may use only so often."""
+    opened = open_routes(routes, settings)
+    return [route for route in routes if route not in opened] if settings.rate_limit else []
+
+
 def _drop_validation_errors(contract: dict[str, Any]) -> None:
     """FastAPI supposes that each parameter can be wrong, in its own words; where they can be, our routes say so."""
     for operation in (each for methods in contract["paths"].values() for each in methods.values()):
@@ -85,8 +95,9 @@ def _drop_validation_errors(contract: dict[str, Any]) -> None:
         contract["components"]["schemas"].pop(name, None)
 
 
-def _operations(route: APIRoute, closed: bool) -> list[BaseRoute]:
+def _operations(route: APIRoute, closed: bool, limited: bool) -> list[BaseRoute]:
     """A route once for each of its methods, under an id of its own. HEAD goes without saying."""
+    told = route.documented if isinstance(route, Dialect) else documented
     methods = sorted((route.methods or set()) - {"HEAD"})
     operations: list[BaseRoute] = []
     for method in methods:
@@ -95,7 +106,9 @@ def _operations(route: APIRoute, closed: bool) -> list[BaseRoute]:
         operation.operation_id = re.sub(r"\W+", "_", f"{method}{route.path}").strip("_").lower()
         if closed:
             operation.openapi_extra = {**(route.openapi_extra or {}), "security": [{name: []} for name in _SCHEMES]}
-            operation.responses = {**route.responses, 401: documented(Unauthorized)[401]}
+            operation.responses = {**operation.responses, 401: told(Unauthorized)[401]}
+        if limited:
+            operation.responses = {**operation.responses, 429: told(RateLimited)[429]}
         headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
         operation.responses = {
             status: {**response, "headers": {**response.get("headers", {}), **headers}}

@@ -175,7 +175,7 @@ class Models:
                             raise
                         await asyncio.sleep(max(error.retry_after_s, RETRY_S))
         except TimeoutError:
-            patience_s = deadline_s - record.arrival_s
+            patience_s = max(deadline_s - record.arrival_s, 0.0)
             raise DeadlineExceeded(f"The answer was not ready within {patience_s:.3g} s.") from None
 
     async def _infer(

@@ -38,8 +38,8 @@ def timeout_s(request: Request) -> float:
     Raises:
         InvalidParameter: it says something else.
     """
-    told = request.headers.get(_HEADER)
-    if told is None:
+    told = ", ".join(value.strip(" \t") for value in request.headers.getlist(_HEADER))  # given twice, it is none
+    if _HEADER not in request.headers:
         return math.inf
     if not _MILLISECONDS.fullmatch(told):
         raise InvalidParameter(f"{_HEADER}: a whole number of milliseconds, 1 or more (got {told!r:.50})")

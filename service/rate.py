@@ -7,7 +7,6 @@ from time import monotonic
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.accounting import Record
 from service.buckets import Buckets
 from service.errors import RateLimited
 
@@ -23,7 +22,7 @@ class RateLimit:
         app: ASGIApp,
         buckets: Buckets,
         open_routes: Sequence[BaseRoute],
-        refusal: Callable[[Record, RateLimited], ASGIApp],
+        refusal: Callable[[Scope, RateLimited], ASGIApp],
     ) -> None:
         self._app = app
         self._buckets = buckets
@@ -35,7 +34,7 @@ class RateLimit:
             wait_s = self._buckets.take(_caller(scope), monotonic())
             if wait_s:
                 error = RateLimited("This caller sends more requests than it may.", wait_s)
-                await self._refusal(scope["state"]["record"], error)(scope, receive, send)
+                await self._refusal(scope, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -48,6 +47,7 @@ def _caller(scope: Scope) -> str:
     if key is not None:
         return f"key {key}"
     address = scope["client"][0] if scope.get("client") else ""
-    if ":" in address:  # one subscriber has a whole network of them
+    try:  # one subscriber has a whole network of them
         return str(ip_network((IPv6Address(address.partition("%")[0]), 64), strict=False))
-    return address
+    except ValueError:  # of IPv4, or whatever a proxy has put in its place
+        return address

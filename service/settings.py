@@ -2,15 +2,17 @@
 
 import math
 import os
-import ssl
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_serializer, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import cgroups, tls
+from service import cgroups
+
+SLOWEST_RATE = 0.001
 
 
 class Settings(BaseSettings):
@@ -89,16 +91,18 @@ class Settings(BaseSettings):
     rate_limit: float = Field(
         0.0,
         ge=0,
+        le=1_000_000,
         description="Requests a second that one caller may send, known by its key or else by its address; 0: no limit.",
     )
-    rate_burst: int = Field(20, ge=1, description="How many of them may come at once.")
+    rate_burst: int = Field(20, ge=1, le=1_000_000, description="How many of them may come at once.")
     trusted_proxies: str = Field(
         "",
         description="Addresses or networks, separated by commas, of proxies whose `X-Forwarded-For` and "
         "`X-Forwarded-Proto` are believed.",
     )
     tls_cert: Path | None = Field(
-        None, description="Certificate, with those between it and the root, to serve HTTPS; a new one is taken at once."
+        None,
+        description="Certificate, with those between it and the root, to serve HTTPS; a new one is taken in seconds.",
     )
     tls_key: Path | None = Field(None, description="The certificate's key.")
     cors_origins: str = Field(
@@ -134,6 +138,23 @@ class Settings(BaseSettings):
         """Our own processes get their settings as JSON, through a pipe."""
         return secret.get_secret_value()
 
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate(cls, rate: float) -> float:
+        if 0 < rate < SLOWEST_RATE:
+            raise ValueError(f"must be 0 or at least {SLOWEST_RATE}, which is a request in {1 / SLOWEST_RATE:,.0f} s")
+        return rate
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: str) -> str:
+        for proxy in proxies.split(",") if proxies not in ("", "*") else []:
+            try:
+                ip_network(proxy.strip())
+            except ValueError as error:
+                raise ValueError(f"{error}; give addresses or networks, or * for all") from error
+        return proxies
+
     @field_validator("tracing")
     @classmethod
     def _check_tracing(cls, wanted: bool) -> bool:
@@ -157,12 +178,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
-        if self.tls_cert and self.tls_key:
-            try:
-                tls.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.tls_cert, self.tls_key)
-            except OSError as error:
-                raise ValueError(f"tls_cert, tls_key: {error}") from error
-        elif self.tls_cert or self.tls_key:
+        if bool(self.tls_cert) != bool(self.tls_key):
             raise ValueError("tls_cert, tls_key: the one needs the other")
         return self
 

@@ -16,6 +16,8 @@ from service.process import INTERRUPTED, REFUSED, Child, Refused
 from service.settings import Settings
 
 DRAIN_SLACK_S = 5.0
+SILENCE_S = 10.0
+"""An HTTP worker that has given no sign of life for so long hangs; it gives one every second."""
 
 
 def supervise(settings: Settings) -> int:
@@ -84,7 +86,7 @@ def _workers(settings: Settings, listener: socket.socket, engines: EngineHosts) 
         "url": _url(settings, *listener.getsockname()[:2]),
     }
     return [
-        Child("worker", {**orders, "number": number}, inherit=[listener.fileno(), *filter(None, [rate_memory])])
+        Child("worker", {**orders, "number": number}, [listener.fileno(), *filter(None, [rate_memory])], SILENCE_S)
         for number in range(settings.http_workers)
     ]
 

@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from ssl import SSLContext
 from types import FrameType
 from typing import Any, cast
 
@@ -22,8 +24,10 @@ from service.connection import Connection
 from service.control import ask_to_reload
 from service.inference import Models
 from service.logs import logger
+from service.process import report_alive, report_ready
 from service.settings import Settings
 
+BEAT_S = 1.0
 SWITCH_S = 0.0005
 """How long the loop lets a decoder's thread keep the interpreter; Python's own 5 ms are longer than a small request."""
 
@@ -37,8 +41,25 @@ def main(orders: dict[str, Any]) -> None:
     app = create_app(settings, engines, reload, rate_memory=orders["rate_memory"])
     listener = socket.socket(fileno=orders["listener"])
     server = GracefulServer(app, settings, url="" if orders["number"] else orders["url"])
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.serve(sockets=[listener]))
+    with asyncio.Runner(loop_factory=partial(_Loop, settings.timeout_s)) as runner:
+        try:
+            runner.run(server.serve(sockets=[listener]))
+        except tls.UnusableCertificate as error:
+            logger.critical("cannot serve until the certificate is mended", reason=str(error))
+            sys.exit(1)
+
+
+class _Loop(uvloop.Loop):
+    """An event loop in which a TLS handshake takes no longer than so many seconds."""
+
+    def __init__(self, handshake_s: float) -> None:
+        super().__init__()
+        self._handshake_s = handshake_s
+
+    async def create_server(self, *given: Any, **named: Any) -> Any:
+        if named.get("ssl"):  # uvicorn does not say how long
+            named["ssl_handshake_timeout"] = self._handshake_s
+        return await super().create_server(*given, **named)
 
 
 class GracefulServer(uvicorn.Server):
@@ -55,8 +76,7 @@ class GracefulServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            ssl_certfile=settings.tls_cert,
-            ssl_keyfile=settings.tls_key,
+            ssl_context_factory=_tls(settings),
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=settings.trusted_proxies,
             timeout_graceful_shutdown=int(settings.timeout_s) + 1,
@@ -65,6 +85,11 @@ class GracefulServer(uvicorn.Server):
         self._app = app
         self._settings = settings
         self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        report_ready()
+        self._beating = asyncio.create_task(_beat())
 
     async def main_loop(self) -> None:
         gc.freeze()  # what is there by now stays, and need not be looked at again and again
@@ -84,6 +109,21 @@ class GracefulServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+
+
+async def _beat() -> None:
+    """Have the supervisor know that the loop does not hang, to the process's end."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        report_alive()
+
+
+def _tls(settings: Settings) -> Callable[..., SSLContext] | None:
+    """What makes uvicorn's TLS context, if there is to be one."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    certificate, key = settings.tls_cert, settings.tls_key
+    return lambda *_: tls.context(certificate, key)
 
 
 async def announce(models: Models, url: str) -> None:

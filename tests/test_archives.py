@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import io
 import struct
@@ -17,7 +18,16 @@ from hypothesis import strategies as st
 from packing import Files, packed_tar, packed_zip, pieces
 
 from service.archives import Chunks, Entry, Limits, tar_entries, zip_entries
-from service.errors import MalformedBody, NotAnImage, ServiceError, TooManyBytes, TooManyPictures, TruncatedImage
+from service.errors import (
+    InsufficientStorage,
+    MalformedBody,
+    NotAnImage,
+    Overloaded,
+    ServiceError,
+    TooManyBytes,
+    TooManyPictures,
+    TruncatedImage,
+)
 
 LIMITS = Limits(picture_bytes=10_000, total_bytes=1_000_000, pictures=100)
 FILES: Files = {"a.jpg": b"A" * 700, "folder/ä.png": b"", "c": bytes(range(256)) * 39, "d.gif": b"D" * 512}
@@ -158,6 +168,18 @@ async def test_a_bomb_takes_little_memory(entries: Entries, make: Callable[[], b
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4_000_000
+
+
+@pytest.mark.parametrize(("reason", "refusal"), [(errno.EMFILE, Overloaded), (errno.ENOSPC, InsufficientStorage)])
+async def test_a_zip_without_a_place_to_lie_in_is_refused_with_the_right_reason(
+    monkeypatch: pytest.MonkeyPatch, reason: int, refusal: type[ServiceError]
+) -> None:
+    def no_file(**_: object) -> None:
+        raise OSError(reason, "no file")
+
+    monkeypatch.setattr("service.archives.TemporaryFile", no_file)
+    with pytest.raises(refusal):
+        await found(zip_entries, packed_zip({"a": b"b"}))
 
 
 async def test_a_zip_with_a_directory_of_far_too_many_is_refused() -> None:

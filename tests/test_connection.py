@@ -181,6 +181,10 @@ async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkey
         async with connected(port) as second:
             status, told = await second.answer()
             assert (status, told["code"]) == (503, "overloaded")
+            monkeypatch.setattr(connection, "SPARE_FILES", 2)
+            async with connected(port) as third:  # beside a second that lingers, there is no descriptor to linger with
+                assert (await third.answer())[0] == 503
+                assert await third.reader.read() == b""
         first.writer.write(POST)
         assert (await first.answer())[0] == 200
 

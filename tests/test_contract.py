@@ -25,7 +25,6 @@ OF_NO_ROUTE = {
     errors.MalformedRequest,
     errors.HeadTooSlow,
     errors.HeadTooLarge,
-    errors.RateLimited,
     errors.ClientGone,
     errors.NoSuchPath,
     errors.WrongMethod,

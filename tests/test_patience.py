@@ -1,14 +1,15 @@
 """A request is worked on until its deadline, and while its caller is there."""
 
 import asyncio
+import math
 
 import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
 from service.accounting import Record
-from service.errors import ClientGone, DeadlineExceeded
-from service.patience import Patience
+from service.errors import ClientGone, DeadlineExceeded, InvalidParameter
+from service.patience import Patience, timeout_s
 
 
 class Caller:
@@ -100,3 +101,18 @@ async def test_a_body_may_say_less_patience_than_the_headers_and_not_more() -> N
     with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
         await wait_less()
     assert record.deadline_s == record.arrival_s + 0.01
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"), [([], math.inf), (["200"], 0.2), (["200 "], 0.2), (["9" * 400], math.inf), (["\t7"], 0.007)]
+)
+def test_a_caller_may_say_for_how_long_it_waits(told: list[str], seconds: float) -> None:
+    headers = [(b"x-request-timeout-ms", value.encode()) for value in told]
+    assert timeout_s(Request({"type": "http", "headers": headers})) == seconds
+
+
+@pytest.mark.parametrize("told", [["0"], ["-1"], ["1.5"], [""], ["5000", "1"], ["200", "abc"], ["1 0"]])
+def test_what_it_says_is_one_whole_number_or_refused(told: list[str]) -> None:
+    headers = [(b"x-request-timeout-ms", value.encode()) for value in told]
+    with pytest.raises(InvalidParameter, match="a whole number of milliseconds"):
+        timeout_s(Request({"type": "http", "headers": headers}))

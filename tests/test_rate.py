@@ -71,10 +71,13 @@ async def test_who_sends_too_many_is_told_when_to_come_back_and_probes_are_free(
         serving_engine() as engine,
         calling(application(engine, rate_limit=0.001, rate_burst=2)) as client,
     ):
-        answers = [await client.get("/v2/models/embedded") for _ in range(3)]
-        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        answers = [await client.get("/nothing") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [404, 404, 429]
         assert answers[2].json()["code"] == "rate_limited"
         assert int(answers[2].headers["retry-after"]) > 900
+        refused = await client.get("/v2/models/embedded")  # in that protocol's words
+        assert (refused.status_code, refused.json().keys()) == (429, {"error"})
+        assert int(refused.headers["retry-after"]) > 900
         for path in ("/health/ready", "/metrics", "/"):
             assert (await client.get(path)).status_code == 200
 
@@ -105,3 +108,4 @@ def test_workers_count_together_and_believe_only_trusted_proxies(tmp_path: Path)
         assert [ask(service.url, f"192.0.2.{number}") for number in range(6)] == [200] * 6
         assert sorted(ask(service.url, "192.0.2.99") for _ in range(6)) == [200] * 3 + [429] * 3
         assert sorted(ask(service.url, f"2001:db8::{number}") for number in range(6)) == [200] * 3 + [429] * 3
+        assert [ask(service.url, odd) for odd in ("a:b", "unknown:x", "::zz", "[::1", "_hidden")] == [200] * 5

@@ -49,6 +49,11 @@ def test_they_do_not_change() -> None:
     ("name", "value"),
     [
         ("PORT", "65536"),
+        ("TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("TRUSTED_PROXIES", "127.0.0.1,proxy"),
+        ("RATE_LIMIT", "1e-9"),
+        ("RATE_LIMIT", "1e9"),
+        ("RATE_BURST", "9" * 30),
         ("PORT", "http"),
         ("DEVICE", "gpu"),
         ("DEVICE", "cuda:"),

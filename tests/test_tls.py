@@ -1,14 +1,19 @@
 """HTTPS: a certificate can be renewed under those who are connected, and a bad one changes nothing."""
 
+import os
+import signal
+import socket
 import ssl
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 from running import run, serving, until
 
+from service import tls
 from service.settings import Settings
 
 
@@ -47,9 +52,16 @@ def test_it_is_renewed_under_those_who_are_connected_and_a_torn_one_is_not_taken
         (tmp_path / "cert.pem").write_text("torn")
         until(lambda: service.said("certificate not taken, the one before goes on"))
         assert all(trusted(service.url, second) for _ in range(5))
+        for role in ("worker 1", "engine embedded cpu"):
+            os.kill(service.children[f"volo: {role}"], signal.SIGKILL)
+        (refused, *_) = until(lambda: service.said("cannot serve until the certificate is mended"))
+        assert refused["reason"].endswith("cert.pem and " + f"{tmp_path}/key.pem are no certificate and key in PEM")
+        until(lambda: trusted(service.url, second) and service.said("connected to the engine")[2:])  # by the other one
+        third = issue(tmp_path)
+        until(lambda: "volo: worker 1" in service.children and all(trusted(service.url, third) for _ in range(5)))
 
 
-def test_what_is_older_than_tls_1_2_is_not_spoken(tmp_path: Path) -> None:
+def test_what_is_older_than_tls_1_2_is_not_spoken_and_who_says_nothing_is_hung_up_on(tmp_path: Path) -> None:
     trusting = issue(tmp_path)
     old = ssl.create_default_context()
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
@@ -59,19 +71,39 @@ def test_what_is_older_than_tls_1_2_is_not_spoken(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     files = {"VOLO_TLS_CERT": str(tmp_path / "cert.pem"), "VOLO_TLS_KEY": str(tmp_path / "key.pem")}
-    with serving(tmp_path / "service", **files) as service:
+    with serving(tmp_path / "service", **files, VOLO_TIMEOUT_S="2") as service:
         until(lambda: trusted(service.url, trusting))
         assert not trusted(service.url, old)
+        host, port = service.url.removeprefix("https://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as silent:
+            assert silent.recv(1) == b""  # hung up on before uvicorn's own 60 s
 
 
 def test_a_certificate_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
     issue(tmp_path)
-    (tmp_path / "other").mkdir()
-    issue(tmp_path / "other")
     with pytest.raises(ValidationError, match="the one needs the other"):
         Settings(tls_cert=tmp_path / "cert.pem")
-    with pytest.raises(ValidationError, match="key values mismatch"):
-        Settings(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "other/key.pem")
     ended = run("serve", VOLO_TLS_CERT=str(tmp_path / "none.pem"), VOLO_TLS_KEY=str(tmp_path / "key.pem"))
     assert ended.returncode == 2
-    assert ended.stderr == "volo: tls_cert, tls_key: [Errno 2] No such file or directory\n"
+    assert ended.stderr == f"volo: {tmp_path}/none.pem: No such file or directory\n"
+
+
+def test_it_is_said_which_file_is_wrong_and_nobody_is_asked_for_a_passphrase(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issue(tmp_path)
+    (tmp_path / "other").mkdir()
+    issue(tmp_path / "other")
+    with pytest.raises(tls.UnusableCertificate, match=r"other/key\.pem is not the key of .*cert\.pem"):
+        tls.context(certificate, tmp_path / "other/key.pem")
+    with pytest.raises(tls.UnusableCertificate, match="Is a directory"):
+        tls.context(certificate, tmp_path)
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(tls.UnusableCertificate, match=r"key\.pem is encrypted; give a key without a passphrase"):
+        tls.context(certificate, key)

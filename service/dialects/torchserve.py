@@ -61,7 +61,7 @@ def _words(error: ServiceError, status: int) -> dict[str, Any]:
     return {"code": status, "type": TYPES.get(status, usual), "message": error.detail}
 
 
-TYPES = {404: "ModelNotFoundException", 503: "ServiceUnavailableException"}
+TYPES = {401: "InvalidKeyException", 404: "ModelNotFoundException", 503: "ServiceUnavailableException"}
 """What TorchServe calls an error that has this status, unless it is just the caller's or the server's fault."""
 ERRORS = documented_in(_words, *READING, *INFERRING)
 

@@ -1,13 +1,16 @@
 """What the routes of other protocols share: errors in their words, and schemas of bodies."""
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Annotated, Any
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
+from service.accounting import Record
 from service.errors import RetryableError, ServiceError
 from service.problems import Responses, by_status, documented, problem
 
@@ -16,25 +19,51 @@ Words = Callable[[ServiceError, int], dict[str, Any]]
 """What a protocol says of an error that is answered with this status."""
 
 
-def speaking(words: Words) -> type[APIRoute]:
-    """Routes whose errors are told in these words; status, headers and accounts are those of any other."""
+class Dialect(APIRoute):
+    """A route whose errors are told in its ``words``; status, headers and accounts are those of any other."""
 
-    class Dialect(APIRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
+    words: Words
 
-            async def handle_in_dialect(request: Request) -> Response:
-                try:
-                    return await handle(request)
-                except ServiceError as error:
-                    told = problem(request.state.record, error)
-                    headers = {name: value for name, value in told.headers.items() if not name.startswith("content-")}
-                    body = json.dumps(words(error, told.status_code))
-                    return Response(body, told.status_code, headers, media_type="application/json")
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
 
-            return handle_in_dialect
+        async def handle_in_dialect(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ServiceError as error:
+                return self.tell(request.state.record, error)
 
-    return Dialect
+        return handle_in_dialect
+
+    def tell(self, record: Record, error: ServiceError) -> Response:
+        """The error as an answer."""
+        told = problem(record, error)
+        headers = {name: value for name, value in told.headers.items() if not name.startswith("content-")}
+        body = json.dumps(type(self).words(error, told.status_code))
+        return Response(body, told.status_code, headers, media_type="application/json")
+
+    def documented(self, *kinds: type[ServiceError]) -> Responses:
+        """The errors as ``documented_in`` has them."""
+        return documented_in(type(self).words, *kinds)
+
+
+def speaking(words: Words) -> type[Dialect]:
+    """Routes that tell errors in these words."""
+    return type("Speaking", (Dialect,), {"words": staticmethod(words)})
+
+
+def refusing(routes: Iterable[BaseRoute]) -> Callable[[Scope, ServiceError], Response]:
+    """Tells whoever is refused before a route has seen the request, in the words of that route."""
+    dialects = [route for route in routes if isinstance(route, Dialect)]
+
+    def refuse(scope: Scope, error: ServiceError) -> Response:
+        record: Record = scope["state"]["record"]
+        for route in dialects:
+            if route.matches(scope)[0] is not Match.NONE:
+                return route.tell(record, error)
+        return problem(record, error)
+
+    return refuse
 
 
 def documented_in(words: Words, *kinds: type[ServiceError]) -> Responses:

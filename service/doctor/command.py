@@ -89,6 +89,7 @@ def checks(settings: Settings, given: dict[str, str], *, quick: bool) -> Iterato
     yield Check("Shared memory", limits.shared_memory)
     yield Check("Temporary files", limits.disk)
     yield Check("Port", lambda: limits.port(settings))
+    yield Check("Certificate", lambda: limits.certificate(settings))
     yield Check("Settings", misspelt)
     yield Check("Labels", lambda: weights.labels(settings))
     yield Check("Weights", lambda: weights.check(settings), limit_s=120)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import cgroups
+from service import cgroups, tls
 from service.doctor.findings import Finding, failed, warning, well
 from service.inference import LIGHT_BYTES
 from service.settings import Settings, cores
@@ -112,3 +112,15 @@ def port(settings: Settings) -> Iterator[Finding]:
             yield failed("Port", f"{where}: {error.strerror}", advice)
         else:
             yield well("Port", f"{where} is free")
+
+
+def certificate(settings: Settings) -> Iterator[Finding]:
+    """Whether HTTPS could be served, if it is to be."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        tls.context(settings.tls_cert, settings.tls_key)
+    except tls.UnusableCertificate as error:
+        yield failed("Certificate", str(error), "Mend VOLO_TLS_CERT and VOLO_TLS_KEY, or do without both.")
+    else:
+        yield well("Certificate", str(settings.tls_cert))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faulty_device import DIES, FILLS, HANGS, NAN, RAISES, STICKS
-from loading import CALLERS, Load, ask, painted
+from loading import CALLERS, PICTURES, Load, ask, painted
 from prometheus_client.parser import text_string_to_metric_families
 from running import ROOT, Service, serving, until
 
@@ -124,6 +124,15 @@ def test_a_worker_that_is_killed_takes_only_its_own_connections_with_it(service:
     assert len(service.said("a worker has left")) == KILLS
     assert counted(service, "volo_queue_depth") == counted(service, "volo_pictures_in_run") == 0
     print(load.statuses())
+
+
+def test_a_worker_that_is_stopped_is_replaced(service: Service) -> None:
+    stopped, at_s = service.children["volo: worker 1"], time.monotonic()
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: service.children.get("volo: worker 1", stopped) != stopped)
+    until(lambda: len(service.said("connected to the engine")) == 3)
+    print(f"replaced after {time.monotonic() - at_s:.1f} s")
+    assert {ask(service, PICTURES[0]).status_code for _ in range(20)} == {200}
 
 
 def test_a_device_without_memory_runs_smaller_batches_and_nobody_notices(service: Service) -> None:
