@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.logs import logger
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 2.0
 
 
 class UnusableCertificate(Exception):

@@ -213,5 +213,4 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
 LARGER: dict[str, Callable[[], bytes]] = {
     "a TIFF of a tile that is larger": lambda: tiff_of_tiles((100, 100), (20_000, 10_000)),
     "a TIFF of tiles that stick out": lambda: tiff_of_tiles((16_000, 16), (16, 1_000_000)),
-    "an AVIF whose box is smaller than its frame": lambda: avif_in_a_box((12_500, 12_500), (64, 64)),
 }

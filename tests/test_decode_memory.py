@@ -55,8 +55,9 @@ print(opened.need_bytes, peak() - before)
 """
 
 
-@pytest.mark.parametrize("at_least", [0, 1000], ids=["exact", "fast"])
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize(
+    ("kind", "at_least"), [*((kind, 0) for kind in FILES), *((kind, 1000) for kind in FILES if kind.startswith("JPEG"))]
+)
 def test_no_picture_takes_more_memory_than_its_header_says(tmp_path: Path, kind: str, at_least: int) -> None:
     image, name, how = FILES[kind]
     file = tmp_path / "picture"

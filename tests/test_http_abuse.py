@@ -114,7 +114,7 @@ HEADS = {
     "an expectation we cannot": (posted(PICTURE, b"Expect: the-unexpected"), [200]),
     "an upgrade to websockets": (
         got(LIVE, b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Key: eA=="), [200]),
-    "two patiences": (posted(PICTURE, b"X-Request-Timeout-Ms: 4000", b"X-Request-Timeout-Ms: 1e9"), [200]),
+    "two patiences": (posted(PICTURE, b"X-Request-Timeout-Ms: 4000", b"X-Request-Timeout-Ms: 1e9"), [422]),
     "an id that is no id": (posted(PICTURE, b"X-Request-ID: \xff\xfe{}" + b"x" * 9000), [200]),
     "a traceparent that is none": (posted(PICTURE, b"traceparent: 00-zz-\xff-01"), [200]),
 }  # fmt: skip

@@ -27,6 +27,11 @@ def test_what_is_decoded_to_far_more_than_is_shown_is_refused(name: str) -> None
         decode(LARGER[name](), MAX_PIXELS)
 
 
+def test_an_avif_whose_frame_is_larger_than_its_box_is_refused_by_the_frame() -> None:
+    with pytest.raises(TooManyPixels, match="larger than itself"):
+        decode(avif_in_a_box((2000, 1000), (64, 64)), 500_000)
+
+
 @pytest.mark.parametrize(
     ("data", "bytes_a_pixel"),
     [(tiff_of_tiles((100, 100), (4000, 2000)), 8), (avif_in_a_box((4000, 2000), (100, 100)), 6)],
