@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -43,9 +41,9 @@ from service.dialects.words import refusing
 from service.engine_host import engine_hosts
 from service.inference import Models
 from service.link import Link
-from service.logs import logger
 from service.negotiation import allowed_methods, negotiate
 from service.problems import STATUS, problem
+from service.process import needed
 from service.rate import RateLimit
 from service.settings import Settings
 
@@ -165,7 +163,7 @@ async def _connected(links: Mapping[str, Link], engines: Mapping[str, Path]) -> 
     async def stay() -> None:
         await asyncio.gather(*(link.run(engines[name]) for name, link in links.items()))
 
-    async with _needed(stay()):
+    async with needed(stay()):
         yield
 
 
@@ -174,31 +172,13 @@ async def _own_engines(app: FastAPI, links: Mapping[str, Link], settings: Settin
     logs.configure(settings.log_level, settings.log_format, "app")
     with engine_hosts(settings) as hosts:
         app.state.reload = hosts.reload
-        async with _needed(hosts.run()):
+        async with needed(hosts.run()):
             try:
                 async with _connected(links, {name: host.path for name, host in hosts.items()}):
                     yield
             finally:
                 await hosts.stop()
     multiprocess.remove()  # now, because a server that SIGTERM ends may not come to its exit handlers
-
-
-@asynccontextmanager
-async def _needed(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do the work beside the application, and end the process if it fails: nobody shall wait for the dead."""
-
-    def on_done(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            logger.critical("cannot go on", reason=repr(error))
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    task = asyncio.create_task(work)
-    task.add_done_callback(on_done)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def _on_service_error(request: Request, error: Exception) -> Response:

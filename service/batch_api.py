@@ -25,6 +25,7 @@ from service.errors import (
     InsufficientStorage,
     InternalError,
     InvalidParameter,
+    Overloaded,
     ServiceError,
     TooManyPictures,
     UnknownModel,
@@ -116,6 +117,7 @@ _LINE = {"index": 0, "name": "coffee.jpg", "status": 200, **REPLY, "timings_ms":
 _REFUSED = documented(
     InvalidParameter,
     UnknownModel,
+    Overloaded,
     EngineUnavailable,
     DeadlineExceeded,
     InsufficientStorage,
@@ -225,7 +227,11 @@ class Batch:
     def _pictures(self, patience: Patience) -> AsyncGenerator[Entry, None]:
         settings = self._settings
         limits = Limits(settings.max_bytes, settings.batch_max_bytes, settings.batch_max_pictures)
-        return read_pictures(self._request, limits, settings.timeout_s, lambda: patience.watch(self._request))
+
+        def hold() -> None:
+            self._request.state.hold(settings.max_bytes * 3 // 2)  # as base64 a picture is a third larger, and a chunk
+
+        return read_pictures(self._request, limits, settings.timeout_s, hold, lambda: patience.watch(self._request))
 
     async def _read(
         self, first: Entry, rest: AsyncGenerator[Entry, None], patience: Patience, group: asyncio.TaskGroup

@@ -11,7 +11,8 @@ RETRY_S = 1.0
 class Bodies:
     """ASGI middleware that refuses to receive more while the bodies of requests under way have so many bytes.
 
-    Those whose record says that they stream are not counted: they see to what they hold of theirs.
+    Those whose record says that they stream are not counted: they say themselves what they hold, by the state's
+    ``hold``, which takes so many bytes until the request's end, or raises Overloaded if there are not as many.
     """
 
     def __init__(self, app: ASGIApp, most_bytes: int) -> None:
@@ -26,16 +27,20 @@ class Bodies:
         record: Record = scope["state"]["record"]
         held = 0
 
-        async def receive_counted() -> Message:
+        def hold(size: int) -> None:
             nonlocal held
-            message = await receive()
-            size = 0 if record.streams else len(message.get("body", b""))
             if self._held + size > self._most_bytes:
                 raise Overloaded("Too much is being uploaded at once.", RETRY_S, "memory")
             held += size
             self._held += size
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            if not record.streams:
+                hold(len(message.get("body", b"")))
             return message
 
+        scope["state"]["hold"] = hold
         try:
             await self._app(scope, receive_counted, send)
         finally:

@@ -1,8 +1,10 @@
 """A request's body -> the many pictures in it, one after the other, as they come."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
@@ -22,14 +24,19 @@ _LINE = 'A line must be {"image": "<base64 or data URI>"}, which may have an "id
 
 
 def read_pictures(
-    request: Request, limits: Limits, silence_s: float, on_read: Callable[[], None]
+    request: Request,
+    limits: Limits,
+    silence_s: float,
+    hold: Callable[[], None],
+    on_read: Callable[[], None],
 ) -> AsyncGenerator[Entry, None]:
     """The pictures in the body of a request, which is read no faster than they are taken.
 
     Args:
         request: its body must not have been read yet.
         limits: what is allowed; the number of pictures is left to who takes them.
-        silence_s: how long the caller may send nothing while the body is waited for.
+        silence_s: how long the caller may send nothing while the body is waited for, or a picture be in coming.
+        hold: called before a picture is held in memory; what it raises is raised here.
         on_read: called as soon as the body is read to its end.
 
     Raises (some of them only in the midst of the pictures):
@@ -37,7 +44,7 @@ def read_pictures(
         TooManyBytes: it is, or is announced to be, larger than ``limits`` allow.
         TooManyPictures: its directory says so.
         MalformedBody: it is not what its Content-Type says, or is cut short.
-        DeadlineExceeded: the caller went silent.
+        DeadlineExceeded: the caller went silent, or a picture was not whole in time.
         ClientGone: the caller left while the body was read.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -45,14 +52,61 @@ def read_pictures(
     declared = request.headers.get("content-length", "")
     if declared.isdecimal():
         limits.check_total(int(declared))
-    chunks = limited(_chunks(request, silence_s, on_read), limits)
     kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind == b"multipart/form-data":
-        return _form_entries(chunks, limits, options.get(b"boundary", b""))
-    if entries := _READERS.get(kind.decode("latin-1")):
-        return entries(chunks, limits)
-    told = kind.decode("latin-1")[:80] or "A body without a Content-Type"
+    name = kind.decode("latin-1")
+    if _READERS.get(name) is zip_entries:  # which lies on the disk until it is whole
+
+        def on_whole() -> None:
+            hold()
+            on_read()
+
+        return zip_entries(limited(_chunks(request, silence_s, on_whole), limits), limits)
+    pace = _Pace(silence_s, limits.picture_bytes)
+    chunks = limited(_paced(_chunks(request, silence_s, on_read), pace), limits)
+    if name == "multipart/form-data":
+        hold()
+        return _one_by_one(_form_entries(chunks, limits, options.get(b"boundary", b"")), pace)
+    if entries := _READERS.get(name):
+        hold()
+        return _one_by_one(entries(chunks, limits), pace)
+    told = name[:80] or "A body without a Content-Type"
     raise UnsupportedType(f"{told} is not accepted. {_BODIES}")
+
+
+class _Pace:
+    """How a picture comes: whole after so many seconds, unless it is so many bytes that have come by then."""
+
+    def __init__(self, seconds: float, enough_bytes: int) -> None:
+        self._seconds = seconds
+        self._enough_bytes = enough_bytes
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on the next one is waited for."""
+        self._begun_s = time.monotonic()
+        self._bytes = 0
+
+    def note(self, size: int) -> None:
+        """So many bytes came; raise DeadlineExceeded if they are too few for the time."""
+        self._bytes += size
+        if self._bytes >= self._enough_bytes:
+            self.begin()
+        elif time.monotonic() - self._begun_s > self._seconds:
+            raise DeadlineExceeded(f"A picture was not whole within {self._seconds:g} s.")
+
+
+async def _paced(chunks: Chunks, pace: _Pace) -> Chunks:
+    async for chunk in chunks:
+        pace.note(len(chunk))
+        yield chunk
+
+
+async def _one_by_one(entries: AsyncGenerator[Entry, None], pace: _Pace) -> AsyncGenerator[Entry, None]:
+    """The same, of which the next is only waited for when the one before has been taken care of."""
+    async with aclosing(entries):
+        async for entry in entries:
+            yield entry
+            pace.begin()
 
 
 async def _chunks(request: Request, silence_s: float, on_read: Callable[[], None]) -> Chunks:

@@ -42,6 +42,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client:  # of IPv4, to a socket that takes both: it is the same caller, or proxy
+            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         if len(self.connections) > most_connections():
             self._refuse(Overloaded("Too many connections are open.", 1.0, "connections"))
         else:
@@ -89,6 +91,14 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_head = True
         super().on_message_complete()
+        if self._head_timer:  # of a body whose rest came behind its answer
+            self._stop_waiting()
+            self._expect_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and not self._is_answering() and not self.transport.is_closing():
+            self._expect_head()  # the rest of a body that nobody reads shall not hold the connection
 
     def pause_writing(self) -> None:
         super().pause_writing()

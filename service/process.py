@@ -15,7 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,24 @@ def _forget(pid: int) -> None:
 def _signal(process: asyncio.subprocess.Process, signal_: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal_)
+
+
+@asynccontextmanager
+async def needed(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work beside the application, and end the process if it fails: nobody shall wait for the dead."""
+
+    def on_done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            logger.critical("cannot go on", reason=repr(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(on_done)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def receive_orders() -> dict[str, Any]:

@@ -47,7 +47,10 @@ def _caller(scope: Scope) -> str:
     if key is not None:
         return f"key {key}"
     address = scope["client"][0] if scope.get("client") else ""
-    try:  # one subscriber has a whole network of them
-        return str(ip_network((IPv6Address(address.partition("%")[0]), 64), strict=False))
+    try:
+        of_ipv6 = IPv6Address(address.partition("%")[0])
     except ValueError:  # of IPv4, or whatever a proxy has put in its place
         return address
+    if of_ipv6.ipv4_mapped:
+        return str(of_ipv6.ipv4_mapped)
+    return str(ip_network((of_ipv6, 64), strict=False))  # one subscriber has a whole network of them

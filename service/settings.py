@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     body_memory: int = Field(
         500_000_000,
         ge=1,
-        description="Most memory, in bytes, that bodies take which one HTTP process receives; more are refused. Those "
-        "of `POST /predict/batch` take none.",
+        description="Most memory, in bytes, that bodies take which one HTTP process receives; more are refused. One of "
+        "`POST /predict/batch` takes as much as one and a half of the largest pictures.",
     )
     batch_max_pictures: int = Field(10_000, ge=1, description="Most pictures in one `POST /predict/batch`.")
     batch_max_bytes: int = Field(

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from service.connection import Connection
 from service.control import ask_to_reload
 from service.inference import Models
 from service.logs import logger
-from service.process import report_alive, report_ready
+from service.process import needed, report_alive, report_ready
 from service.settings import Settings
 
 BEAT_S = 1.0
@@ -93,14 +94,14 @@ class GracefulServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         gc.freeze()  # what is there by now stays, and need not be looked at again and again
-        settings, beside = self._settings, []
-        if self._url:
-            beside.append(asyncio.create_task(announce(self._app.state.models, self._url)))
-        if self.config.ssl and settings.tls_cert and settings.tls_key:
-            beside.append(asyncio.create_task(tls.follow(self.config.ssl, settings.tls_cert, settings.tls_key)))
-        await super().main_loop()
-        for task in beside:
-            task.cancel()
+        settings = self._settings
+        async with AsyncExitStack() as beside:
+            if self._url:
+                await beside.enter_async_context(needed(announce(self._app.state.models, self._url)))
+            if self.config.ssl and settings.tls_cert and settings.tls_key:
+                following = tls.follow(self.config.ssl, settings.tls_cert, settings.tls_key)
+                await beside.enter_async_context(needed(following))
+            await super().main_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._app.state.models.draining = True

@@ -288,6 +288,43 @@ async def test_a_caller_who_goes_silent_is_cut_off() -> None:
     assert outcomes() - before == {("/predict/batch", "deadline_exceeded"): 2}
 
 
+async def test_a_picture_that_drips_is_cut_off_though_its_caller_is_never_silent() -> None:
+    body = form(numbered(2))
+    async with serving_engine() as engine, listening(application(engine, timeout_s=0.3)) as port:
+        slow = await Sender.to(port, FORM_TYPE)
+        await slow.send(body[:-100])
+        answer = asyncio.create_task(slow.reader.read())
+        for byte in body[-100:-1]:
+            if answer.done():
+                break
+            await slow.send(bytes([byte]))
+            await asyncio.sleep(0.02)
+        told = (await answer).splitlines()
+        assert any(b'"code":"deadline_exceeded"' in line and b"not whole within 0.3 s" in line for line in told)
+        await slow.leave()
+
+
+@pytest.mark.parametrize(("kind", "pack"), FORMS.values(), ids=FORMS)
+async def test_pictures_that_are_coming_take_no_more_memory_than_all_bodies_may(kind: str, pack: Any) -> None:
+    async with serving_engine() as engine, listening(application(engine, max_bytes=1000, body_memory=3000)) as port:
+        held = [await Sender.to(port, FORM_TYPE) for _ in range(2)]
+        for sender in held:
+            await sender.send(form(numbered(1))[:100])
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+
+            async def is_told(status: int) -> None:
+                for _ in range(1000):
+                    if (await post(client, kind, pack(numbered(1)))).status_code == status:
+                        return
+                    await asyncio.sleep(0.01)
+                raise AssertionError(f"no {status}")
+
+            await is_told(503)
+            for sender in held:
+                await sender.leave()
+            await is_told(200)  # what they had is given back
+
+
 async def test_what_is_not_done_in_the_time_that_the_caller_has_is_a_line_that_says_so() -> None:
     device = FakeDevice()
     async with serving_engine(device) as engine, calling(application(engine)) as client:

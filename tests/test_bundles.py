@@ -47,7 +47,7 @@ class Upload:
         return {"type": "http.request", "body": piece, "more_body": True}
 
     def entries(self, limits: Limits = LIMITS) -> AsyncIterator[Entry]:
-        return read_pictures(self.request, limits, 20, self._on_read)
+        return read_pictures(self.request, limits, 20, lambda: None, self._on_read)
 
     def _on_read(self) -> None:
         self.read = True
@@ -199,4 +199,4 @@ async def test_a_caller_who_goes_silent_is_not_waited_for() -> None:
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/zip")]}, never)
     with pytest.raises(DeadlineExceeded, match=r"Nothing more of the body came for 0\.01 s"):
-        await anext(read_pictures(request, LIMITS, 0.01, lambda: None))
+        await anext(read_pictures(request, LIMITS, 0.01, lambda: None, lambda: None))

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import uvicorn
 from calling import application, eventually, listening, outcomes, serving_engine
 from fakes import FakeDevice
 from test_api import png
 
 from service import connection
-from service.connection import HEAD_BYTES
+from service.connection import HEAD_BYTES, Connection
 
 PICTURE = png(1)
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
@@ -187,6 +189,35 @@ async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkey
                 assert await third.reader.read() == b""
         first.writer.write(POST)
         assert (await first.answer())[0] == 200
+
+
+@pytest.mark.parametrize("path", [b"/nothing", b"/predict", b"/v2/health/live"])
+async def test_a_body_whose_rest_comes_behind_its_answer_holds_no_connection(path: bytes) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" % path
+    async with served(patience_s=0.2) as port, connected(port) as slow:
+        slow.writer.write(head)
+        assert (await slow.answer())[0] >= 400
+        slow.writer.write(b"x")
+        assert await slow.hung_up()
+
+
+async def test_behind_a_body_that_was_answered_early_the_next_request_is_answered() -> None:
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+    async with served() as port, connected(port) as one:
+        one.writer.write(head)
+        assert (await one.answer())[0] == 404
+        one.writer.write(b"0123456789")
+        one.writer.write(POST)
+        assert (await one.answer())[0] == 200
+
+
+async def test_a_caller_of_ipv4_is_the_same_at_a_socket_that_takes_ipv6_too() -> None:
+    config = uvicorn.Config(Mock(), log_config=None, factory=True)
+    taken = Connection(config, uvicorn.server.ServerState(), {}, patience_s=1.0)
+    peer = Mock(**{"getpeername.return_value": ("::ffff:192.0.2.1", 9, 0, 0)})
+    taken.connection_made(Mock(**{"get_extra_info.side_effect": {"socket": peer}.get}))
+    assert taken.client == ("192.0.2.1", 9)
+    taken.connection_lost(None)
 
 
 async def test_bodies_take_no_more_memory_than_they_may_together() -> None:

@@ -108,4 +108,5 @@ def test_workers_count_together_and_believe_only_trusted_proxies(tmp_path: Path)
         assert [ask(service.url, f"192.0.2.{number}") for number in range(6)] == [200] * 6
         assert sorted(ask(service.url, "192.0.2.99") for _ in range(6)) == [200] * 3 + [429] * 3
         assert sorted(ask(service.url, f"2001:db8::{number}") for number in range(6)) == [200] * 3 + [429] * 3
+        assert [ask(service.url, f"::ffff:192.0.2.{number}") for number in range(20, 26)] == [200] * 6
         assert [ask(service.url, odd) for odd in ("a:b", "unknown:x", "::zz", "[::1", "_hidden")] == [200] * 5
