@@ -8,7 +8,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # prometheus_client looks for its directory when it is imported: the first of our processes makes one, and those that
@@ -48,6 +48,7 @@ COUNTS_BYTES = 1 << 18
 """A process's counters take so much room from the start, and its histograms: more than those of several models need."""
 GAUGES_BYTES = 1 << 14
 """Its gauges of each kind."""
+TRIES = 5
 
 
 class NoRoom(OSError):
@@ -98,10 +99,10 @@ class _Facts(Collector):
 
 def exposition(facts: Iterable[Metric] = ()) -> bytes:
     """All processes' metrics in Prometheus' text format, and the ``facts`` beside them."""
-    try:
-        return _exposition(facts)
-    except struct.error:  # a process has just made its file, and not filled it yet
-        return _exposition(facts)
+    for _ in range(TRIES - 1):
+        with suppress(struct.error):  # a process has just made its file, and not filled it yet
+            return _exposition(facts)
+    return _exposition(facts)
 
 
 def _exposition(facts: Iterable[Metric]) -> bytes:

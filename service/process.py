@@ -158,6 +158,8 @@ class Child:
         while True:
             try:
                 line = await _report_from(process.stdout, silence_s)
+            except ValueError:  # longer than any line of ours: a library has written there
+                continue
             except TimeoutError:
                 before_s, busy_s = busy_s, _processor_s(process.pid)
                 if not self._was_ready and busy_s > before_s:

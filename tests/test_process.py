@@ -25,6 +25,19 @@ async def test_a_child_that_ends_is_started_again_until_it_is_told_to_stop() -> 
     await running
 
 
+async def test_whatever_a_library_writes_where_a_child_reports_the_reports_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatter = "import os\nos.write(1, b'x' * 300_000 + b'\\nready\\n')\nos.read(0, 1)\nos.read(0, 1000)\nos.read(0, 1)"
+    (tmp_path / "structlog.py").write_text(chatter)
+    monkeypatch.syspath_prepend(tmp_path)
+    child = Child("engine", {})
+    running = asyncio.create_task(child.run())
+    await asyncio.wait_for(child.ready(), 60)
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
 async def test_a_child_that_refuses_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoy(tmp_path, REFUSED)
     monkeypatch.syspath_prepend(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import socket
 import threading
@@ -52,13 +53,15 @@ class Ledger:
     """What all callers were told, by outcome, and what was not as it should be."""
 
     told: Counter[str] = field(default_factory=Counter)
+    by_id: dict[str, str] = field(default_factory=dict)
     timeline: list[tuple[float, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, outcome: str) -> None:
+    def note(self, request_id: str, outcome: str) -> None:
         with self.lock:
             self.told[outcome] += 1
+            self.by_id[request_id] = outcome
             self.timeline.append((time.monotonic(), outcome))
 
 
@@ -70,6 +73,8 @@ class Caller:
         self._ledger = ledger
         self._right = right
         self._pause_s = pause_s
+        self._ids = (f"caller-{seed}-{number}" for number in itertools.count())
+        self.id = ""
         self.dice = random.Random(seed)
         self.client = httpx.Client(base_url=service.url, timeout=60)
 
@@ -77,13 +82,14 @@ class Caller:
         ways, weights = zip(*WAYS.items(), strict=True)
         while not over.wait(self.dice.expovariate(1 / self._pause_s)):
             (way,) = self.dice.choices(ways, weights)
+            self.id = self.client.headers["X-Request-ID"] = next(self._ids)
             try:
                 outcome = way(self)
             except httpx.TransportError as error:
                 outcome = "broken"
                 self._ledger.wrong.append(f"{way.__name__}: {error!r}")
             if outcome:
-                self._ledger.note(outcome)
+                self._ledger.note(self.id, outcome)
         self.client.close()
 
     def good(self) -> str:
@@ -127,7 +133,10 @@ class Caller:
         """Somewhere between the first byte and the answer."""
         url = httpx.URL(self._service.url)
         picture = self.dice.choice(GOOD)
-        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(picture)
+        named = (
+            f"POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-ID: {self.id}\r\nContent-Length: {len(picture)}\r\n\r\n"
+        )
+        head = named.encode()
         with socket.create_connection((url.host, url.port or 80)) as connection:
             sent = (head + picture)[: self.dice.choice([40, len(head), len(head) + 1000, len(head) + len(picture)])]
             connection.sendall(sent)

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from callers import GONE, GOOD, Caller, Ledger
@@ -76,7 +77,7 @@ def capacity(service: Service, seconds: float = 10.0) -> float:
 
     def ask_on(caller: Caller) -> None:
         while not over.is_set():
-            ledger.note(caller.good())
+            ledger.note("", caller.good())
 
     callers = [Caller(service, ledger, right, 1, seed) for seed in range(CALLERS)]
     run([threading.Thread(target=ask_on, args=[caller]) for caller in callers], over, seconds)
@@ -125,6 +126,22 @@ def differences(server: Counter[str], told: Counter[str]) -> list[str]:
     faults = [f"callers were told {count} times {code} more than was counted" for code, count in missing.items()]
     if rest.total() > told[GONE]:
         faults.append(f"{rest.total()} more were counted than the {told[GONE]} who left: {dict(rest)}")
+    return faults
+
+
+def mistold(lines: list[dict[str, Any]], told: dict[str, str]) -> list[str]:
+    """Requests of which the service's log has something else than their callers were told, or has it twice.
+
+    Of one who left there is one line at most, for its head may not have come, and none of a fault of the service.
+    """
+    logged: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        logged[line["request_id"]].append(line["outcome"])
+    faults = []
+    for request_id, outcome in told.items():
+        mine = logged[request_id]
+        if (len(mine) > 1 or "internal_error" in mine) if outcome == GONE else mine != [outcome]:
+            faults.append(f"{request_id} was told {outcome}, and is logged as {mine}")
     return faults
 
 
@@ -193,6 +210,7 @@ def soak(service: Service, seconds: float, out: Path) -> list[str]:
     until(lambda: counted(service, "volo_requests_in_flight").total() == 1)  # this one
     server = counted(service, "volo_requests_total", "outcome") - before
     faults = ledger.wrong + differences(server, ledger.told) + growth(looks)
+    faults += mistold(service.said("request"), ledger.by_id)
     for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run"):
         if left := counted(service, gauge).total():
             faults.append(f"{gauge} is {left} at the end")

@@ -69,10 +69,15 @@ def test_what_can_be_done_is_done_in_time_and_the_rest_is_refused_at_once(tmp_pa
             over = loaded(service, tmp_path / "over.json", "--rates", str(10 * CAPACITY), "--seconds", "60")
         ended_s = time.monotonic()
         until(lambda: service.predict().status_code == 200)
-        assert time.monotonic() - ended_s < 2 + TIMEOUT_S
+        back_s = time.monotonic() - ended_s
+        assert back_s < 2
         grown = peak(service.children["volo: worker 0"]) - before
         figures = {name: over[name] for name in ("offered", "answered", "p99_ms", "errors")}
-        print(json.dumps({"most": most, **figures, "refused_s": statistics.quantiles(refused_s, n=100)[49::49]}), grown)
+        print(
+            json.dumps({"most": most, **figures, "refused_s": statistics.quantiles(refused_s, n=100)[49::49]}),
+            grown,
+            back_s,
+        )
         assert over["answered"] > 0.9 * most
         assert over["p99_ms"] < 1e3 * TIMEOUT_S
         assert over["errors"].pop("504 deadline_exceeded", 0) < 0.01 * 60 * most  # let in, and then too late
