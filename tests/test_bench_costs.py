@@ -20,7 +20,8 @@ def test_costs_are_measured_and_written(
     for name in Settings.model_fields:
         monkeypatch.delenv(f"VOLO_{name.upper()}", raising=False)
     file = tmp_path / "costs.json"
-    command = ["volo", "bench", "costs", "embedded", "--max-batch", "2", "--seconds", "0.2", "--out", str(file)]
+    command = ["volo", "bench", "costs", "embedded", "--precision", "float32", "--max-batch", "2"]
+    command += ["--seconds", "0.2", "--out", str(file)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as exit_:
         main()
