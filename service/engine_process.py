@@ -38,11 +38,11 @@ def main(orders: dict[str, Any]) -> None:
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         logger.critical("cannot start", reason=str(error))
         report_refusal(str(error))
-        # a new process may find the device well again, or the room that another process still holds
-        raise SystemExit(1 if isinstance(error, (DeviceFault, OutOfMemory, NoRoom)) else REFUSED) from None
+        # a new process may find the room that another one still holds
+        raise SystemExit(1 if isinstance(error, (OutOfMemory, NoRoom)) else REFUSED) from None
     setproctitle(f"volo: engine {card.model} {card.device}")
     listener = socket.socket(fileno=orders["listener"])
-    report_ready()
+    report_ready(card.device)
     try:
         run(Engine(device, card, queue, report_alive), listener, settings.timeout_s)
     except ExceptionGroup:
