@@ -17,8 +17,8 @@ export VOLO_PUBLISH=127.0.0.1:${PORT:-18000} PROMETHEUS_PUBLISH=${PROMETHEUS_POR
 URL=http://$VOLO_PUBLISH
 PROMETHEUS=http://127.0.0.1:$PROMETHEUS_PUBLISH
 PICTURE=models/data/samples/coffee.jpg
-SCRATCH=$(mktemp -d)
 [ ! -e .env ] || { echo "there is a .env, whose settings would be tested: move it away" >&2; exit 1; }
+SCRATCH=$(mktemp -d)
 
 compose() { $COMPOSE --project-name volo-test --profile cpu "$@"; }
 container() {
@@ -46,6 +46,10 @@ $BUILD
 [ "$($ENGINE run --rm --entrypoint id "$IMAGE" -u)" = 10001 ] || fail "it runs as another user"
 $ENGINE run --rm --entrypoint sh "$IMAGE" -c '! command -v gcc cc clang' || fail "it has a compiler"
 $ENGINE image inspect "$IMAGE" | grep -q '"SIGTERM"' || fail "it is not stopped by SIGTERM"
+
+step "A change of the code changes a small layer"
+$ENGINE history --no-trunc --format '{{.Size}} {{.CreatedBy}}' "$IMAGE" |
+  grep -E '^[0-9]{1,2}(\.[0-9]+)? ?[kM]B .*COPY .*/opt/volo( |$)' || fail "dependencies are in the code's layer"
 
 step "Asked for a GPU that is missing, it fails and says so"
 if $ENGINE run --rm -e VOLO_DEVICE=cuda "$IMAGE" > "$SCRATCH/gpu" 2>&1; then fail "it served without one"; fi

@@ -23,6 +23,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("volo", "volo-cpu")
 LOCKS = ROOT / "deploy/locks"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+STAGES = {stage.partition(" AS ")[2].partition("\n")[0]: stage for stage in DOCKERFILE.split("\nFROM ")[1:]}
+"""By name; what is served has none."""
 PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 
 
@@ -78,11 +81,16 @@ def test_what_is_mounted_is_there() -> None:
 
 def test_what_the_image_is_made_of_reaches_the_build() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    dockerfile = (ROOT / "Dockerfile").read_text().replace("${LOCK}", "service")
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.replace("${LOCK}", "service"), re.MULTILINE)
     for path in " ".join(copied).split():
         assert (ROOT / path).exists()
         assert any(Path(path).match(pattern) for pattern in kept)
+
+
+def test_dependencies_have_a_layer_that_a_change_of_the_code_leaves_alone() -> None:
+    assert re.findall(r"^COPY (?!deploy/)", STAGES["dependencies"], re.MULTILINE) == []
+    copied = re.findall(r"^COPY --from=(.+)$", STAGES[""], re.MULTILINE)
+    assert copied == ["dependencies /opt /opt", "code /code /opt/volo"]
 
 
 def pinned(path: Path) -> dict[str, str]:
