@@ -74,6 +74,13 @@ def test_on_a_gpu_it_serves_from_the_gpu_or_not_at_all() -> None:
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_an_image_can_be_built_with_torch_from_an_index_of_ones_own(name: str) -> None:
+    given = SERVICES[name]["build"]["args"]
+    assert given == {"TORCH_INDEX": "${TORCH_INDEX:-}"}
+    assert all(re.search(rf"^ARG {argument}=$", DOCKERFILE, re.MULTILINE) for argument in given)
+
+
 def test_what_is_mounted_is_there() -> None:
     mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert all((ROOT / mount).is_dir() if mount.startswith(".") else mount in COMPOSE["volumes"] for mount in mounts)
