@@ -15,6 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from running import ROOT
 
+from models.zoo import CATALOGUE
+from service.doctor.command import NOT_SETTINGS
+from service.doctor.limits import needed_bytes
 from service.engine_host import STOP_SLACK_S
 from service.settings import Settings
 from service.supervisor import DRAIN_SLACK_S
@@ -29,11 +32,23 @@ STAGES = {stage.partition(" AS ")[2].partition("\n")[0]: stage for stage in DOCK
 PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
 
 
+def default(text: str) -> str:
+    """What compose makes of it where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def size_of(text: str) -> int:
+    """As Docker reads it, in bytes."""
+    return int(text[:-1]) << {"m": 20, "g": 30}[text[-1]]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_is_pinned_limited_restarted_and_its_log_is_rotated(name: str) -> None:
     service = SERVICES[name]
     assert re.search(r":(\$\{\w+:-)?v?\d+\.\d+\.\d+", service["image"])
-    assert service["deploy"]["resources"]["limits"]["memory"]
+    limits = service["deploy"]["resources"]["limits"]
+    assert limits["memory"]
+    assert limits.get("cpus") or service["cpu_quota"]
     assert service["restart"] == "unless-stopped"
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
     assert service["profiles"]
@@ -58,6 +73,22 @@ def test_the_service_may_write_nowhere_but_its_volume_and_tmp_and_has_no_privile
 def test_what_it_is_told_are_settings(name: str) -> None:
     told = {key.removeprefix("VOLO_").lower() for key in SERVICES[name]["environment"]}
     assert told <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_the_processes_may_need_fits_into_its_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, environment = SERVICES[name], SERVICES[name]["environment"]
+    processors = int(default(service["cpu_quota"])) // 100_000
+    monkeypatch.setattr("service.settings.cores", lambda: processors)  # as in the container, on a machine that has them
+    size = CATALOGUE[default(environment["VOLO_MODEL"])].image_size
+    (tmp,) = service["tmpfs"]
+    needed = needed_bytes(Settings(_env_file=None), [size]) + size_of(tmp.partition("size=")[2])
+    assert needed <= size_of(default(service["deploy"]["resources"]["limits"]["memory"]))
+
+
+def test_doctor_knows_what_the_compose_file_is_given() -> None:
+    given = set(re.findall(r"\$\{(VOLO_\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert given <= {f"VOLO_{field.upper()}" for field in Settings.model_fields} | NOT_SETTINGS
 
 
 @pytest.mark.parametrize("name", OURS)
