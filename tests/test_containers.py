@@ -43,12 +43,13 @@ def size_of(text: str) -> int:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_is_pinned_limited_restarted_and_its_log_is_rotated(name: str) -> None:
+def test_every_service_is_pinned_limited_asked_for_its_health_restarted_and_its_log_is_rotated(name: str) -> None:
     service = SERVICES[name]
     assert re.search(r":(\$\{\w+:-)?v?\d+\.\d+\.\d+", service["image"])
     limits = service["deploy"]["resources"]["limits"]
     assert limits["memory"]
     assert limits.get("cpus") or service["cpu_quota"]
+    assert service["healthcheck"]["test"][0] == "CMD"
     assert service["restart"] == "unless-stopped"
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
     assert service["profiles"]
@@ -60,13 +61,26 @@ def test_nothing_but_the_service_has_a_public_port(name: str) -> None:
     assert public == (["${VOLO_PUBLISH:-8000}:8000"] if name in OURS else [])
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_the_service_may_write_nowhere_but_its_volume_and_tmp_and_has_no_privileges(name: str) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_has_a_privilege_that_it_need_not_have(name: str) -> None:
     service = SERVICES[name]
-    assert service["read_only"] is True
-    assert (service["tmpfs"], service["volumes"]) == (["/tmp:size=2g"], ["weights:/cache"])
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    exporter = name == "dcgm-exporter"  # it reads the card's counters, and its start writes the linker's cache
+    assert service.get("cap_add", []) == (["SYS_ADMIN"] if exporter else [])
+    assert service.get("read_only", False) is not exporter
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_service_may_write_nowhere_but_its_volume_and_tmp(name: str) -> None:
+    assert (SERVICES[name]["tmpfs"], SERVICES[name]["volumes"]) == (["/tmp:size=2g"], ["weights:/cache"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_who_waits_for_a_service_waits_for_its_health_in_every_profile(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        assert how == {"condition": "service_healthy"}
+        assert set(SERVICES[name]["profiles"]) <= set(SERVICES[other]["profiles"])
 
 
 @pytest.mark.parametrize("name", OURS)
