@@ -85,8 +85,16 @@ def test_who_waits_for_a_service_waits_for_its_health_in_every_profile(name: str
 
 @pytest.mark.parametrize("name", OURS)
 def test_what_it_is_told_are_settings(name: str) -> None:
-    told = {key.removeprefix("VOLO_").lower() for key in SERVICES[name]["environment"]}
+    environment = SERVICES[name]["environment"]
+    told = {key.removeprefix("VOLO_").lower() for key in environment if key.startswith("VOLO_")}
     assert told <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_an_env_file_made_for_make_serve_neither_hides_it_nor_tells_it_grafana_s_password(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    assert (environment["VOLO_HOST"], environment["GRAFANA_PASSWORD"]) == ("0.0.0.0", "")
+    assert SERVICES[name]["ports"] == [f"${{VOLO_PUBLISH:-8000}}:{environment['VOLO_PORT']}"]
 
 
 @pytest.mark.parametrize("name", OURS)
