@@ -67,7 +67,8 @@ step "It answers, and Prometheus has the number"
 for _ in $(seq 20); do predict > "$SCRATCH/answer"; done
 cat "$SCRATCH/answer"
 until_true 60 is 'sum(volo_requests_total{endpoint="/predict",outcome="ok"})' 20
-echo "20 of 20 requests read back from Prometheus"
+is 'count(up)' 1 || fail "it scrapes what is not there"
+echo "20 of 20 requests read back from Prometheus, which has one target, the service"
 
 step "It restarts"
 compose restart volo-cpu

@@ -38,6 +38,15 @@ def test_the_configuration_and_its_rules_are_sound() -> None:
     promtool("check", "config", "prometheus.yml")
 
 
+def test_what_it_scrapes_are_services_of_the_compose_file() -> None:
+    jobs = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    scraped = {job["job_name"]: job for job in jobs}
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert scraped["volo"]["static_configs"] == [{"targets": [f"volo:{Settings.model_fields['port'].default}"]}]
+    (cards,) = scraped["dcgm"]["dns_sd_configs"]  # looked up, for not every profile has them
+    assert set(cards["names"]) <= set(services)
+
+
 @needs_promtool
 def test_alerts_fire_when_they_should_and_are_silent_when_not() -> None:
     promtool("test", "rules", *map(str, CASES))
