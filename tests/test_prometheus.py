@@ -62,7 +62,7 @@ def test_every_alert_has_a_case_that_fires_and_one_that_stays_silent(alert: str)
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_every_alert_says_how_grave_it_is_and_has_its_paragraph(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("page", "ticket")
-    assert alert["annotations"]["runbook_url"] == f"docs/operations.md#{alert['alert'].lower()}"
+    assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
     assert f"\n### {alert['alert']}\n" in (ROOT / "docs/operations.md").read_text()
 
 
