@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,24 @@ def test_what_the_image_is_made_of_reaches_the_build() -> None:
     for path in " ".join(copied).split():
         assert (ROOT / path).exists()
         assert any(Path(path).match(pattern) for pattern in kept)
+
+
+def test_a_container_is_nobody_s_and_has_its_weights_outside_an_init_and_a_health_check() -> None:
+    lines = STAGES[""].splitlines()
+    entry = 'ENTRYPOINT ["tini", "--", "volo-entrypoint"]'
+    assert {"USER 10001:10001", "VOLUME /cache", "STOPSIGNAL SIGTERM", entry} <= set(lines)
+    (check,) = [line for line in lines if line.startswith("HEALTHCHECK ")]
+    assert check.endswith(' CMD ["volo-entrypoint", "ready"]')
+
+
+def test_the_image_has_no_compiler_and_tells_which_version_it_is() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert "gcc" in STAGES["dependencies"]
+    assert "gcc" not in STAGES[""]
+    assert f"\nARG VERSION={version}\n" in STAGES[""]
+    assert {default(SERVICES[name]["image"]) for name in OURS} == {f"volo-serve:{version}"}
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", STAGES[""]))
+    assert labels == {"title", "description", "licenses", "version", "revision"}
 
 
 def test_dependencies_have_a_layer_that_a_change_of_the_code_leaves_alone() -> None:
