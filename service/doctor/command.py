@@ -27,7 +27,7 @@ _DESCRIPTION = """Tell why the service does not start, or not do well: versions 
 limits of the machine or container, weights, port, and one picture the whole way.
 It reads the settings that `volo serve` would. Exit status: 0, or 1 if something fails."""
 
-NOT_SETTINGS = {"VOLO_TAG", "VOLO_PUBLISH", "VOLO_MEMORY", "VOLO_API_KEY"}
+NOT_SETTINGS = {"VOLO_TAG", "VOLO_PUBLISH", "VOLO_CPUS", "VOLO_MEMORY", "VOLO_API_KEY"}
 """What the compose file and `volo predict` are given."""
 MARKS = {"well": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 
