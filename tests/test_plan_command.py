@@ -10,6 +10,7 @@ import pytest
 from cost_tables import table
 
 from service.__main__ import main
+from service.bench.tables import kept
 from service.settings import Settings
 
 DEMAND = "--costs costs.json --rate 500 --slo-ms 100 --seconds 2"
@@ -30,6 +31,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     for name in Settings.model_fields:
         monkeypatch.delenv(f"VOLO_{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table(worker_cpu_seconds_per_picture=0.004).write(Path("costs.json"))
 
     def run(options: str) -> Ended:
@@ -93,9 +95,22 @@ def test_without_costs_it_says_how_to_measure_them(plan: Planning) -> None:
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr == (
-        "volo: there are no measured costs for volo_d3_224; run `volo bench costs volo_d3_224 --out costs.json` "
-        "on the device, then `volo plan --costs costs.json ...`\n"
+        "volo: there are no measured costs for volo_d3_224; run `volo bench costs volo_d3_224` on the device. "
+        "If that is another machine, let it write them with --out FILE, and name the file with --costs\n"
     )
+
+
+def test_costs_that_were_measured_here_are_found_by_the_models_name(plan: Planning) -> None:
+    table(model="volo_d3_224").write(kept("volo_d3_224"))
+    ended = plan("--model volo_d3_224 --rate 500 --slo-ms 100 --seconds 2")
+    assert ended.returncode == 0, ended.stderr
+    assert "volo_d3_224 in float32 on invented" in ended.stdout
+
+
+def test_costs_of_a_model_of_ones_own_are_found_by_its_file(plan: Planning) -> None:
+    table(model="cats").write(kept("/weights/cats.safetensors"))
+    ended = plan("--model cats.pth --rate 500 --slo-ms 100 --seconds 2")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_costs_of_another_model_are_not_taken(plan: Planning) -> None:

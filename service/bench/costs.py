@@ -27,7 +27,7 @@ from service.bench.figures import Figures
 from service.bench.forward import classifier
 from service.bench.progress import Tell, shown
 from service.bench.stand import built
-from service.bench.tables import CostTable
+from service.bench.tables import CostTable, kept
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, resolve_device
 from service.options import read_settings
 from service.settings import Settings, cores
@@ -57,8 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         fail(str(error), 1)
     _print(table)
-    if arguments.out:
-        table.write(arguments.out)
+    file = arguments.out or kept(table.model)
+    table.write(file)
+    if not arguments.out:
+        print(f"\nIt is kept in {file}, where `volo plan --model {settings.model}` finds it.")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,17 @@ from service.terminal import saving
 
 Seconds = Annotated[dict[PositiveInt, PositiveFloat], Field(min_length=1)]
 """Seconds of a run by its batch size."""
+
+
+def kept(model: str) -> Path:
+    """Where this user's table of a model is kept, whatever the device: the last one that was measured."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "volo" / "costs" / f"{called(model)}.json"
+
+
+def called(source: str) -> str:
+    """What a table calls a model, which may be named by its file."""
+    return Path(source).name.partition(".")[0]
 
 
 class UnusableTable(Exception):
@@ -69,6 +81,7 @@ class CostTable(BaseModel):
     def write(self, file: Path) -> None:
         """End the command if it cannot be written."""
         with saving(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(self.model_dump_json(indent=1) + "\n")
 
     @property
