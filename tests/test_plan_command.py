@@ -50,6 +50,7 @@ def test_a_plan_is_a_table_and_a_line_for_each_kind_of_arrivals(plan: Planning) 
     assert "500 requests a second, p99 under 100 ms" in ended.stdout
     assert "Poisson: 2 devices with 2 HTTP workers each will do" in ended.stdout
     assert "bursty: " in ended.stdout
+    assert " a second requests wait too long for the device (busy: device " in ended.stdout
     assert all(title in ended.stdout for title in ("p50 ms", "device busy", "refused", "holds up to", "5-8"))
 
 
@@ -63,7 +64,11 @@ def test_programs_get_all_of_it_as_json(plan: Planning) -> None:
     found = figures["plans"]["Poisson"]
     assert (found["devices"], found["workers_each"], found["holds"], found["refused"]) == (2, 2, True, 0)
     assert 10 < found["p50_ms"] < found["p99_ms"] < 100
-    assert found["holds_up_to_rate"] >= 500
+    assert 500 <= found["holds_up_to_rate"] < found["breaks"]["rate"]
+    assert found["breaks"]["first"] == "device"
+    assert (
+        0 <= found["breaks"]["event_loop_busy"] < found["breaks"]["workers_busy"] < found["breaks"]["device_busy"] < 1
+    )
     pictures = sum(int(size) * runs for size, runs in found["runs_by_size"].items())
     assert pictures == found["requests"]
 
