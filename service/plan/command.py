@@ -28,7 +28,8 @@ _EXAMPLES = """examples:
 Devices are replicas behind a balancer that picks one at random. Bursts are those
 of a Markov-modulated Poisson process of two states. Exit status: 0 if it holds,
 1 if it cannot be had, or not with the devices given, 2 if the command was
-mistyped or there are no costs.
+mistyped or there are no costs. Of a check: 0 if each simulated p99 is within
+20 % of the measured one, 1 if it is not, or could not be measured.
 """
 
 
@@ -150,7 +151,7 @@ def _check(arguments: argparse.Namespace, settings: Settings, costs: CostTable) 
     except (OSError, ValueError) as error:
         fail(str(error), 1)
     report.print_check(costs, compared)
-    return 0
+    return int(not all(each.agrees for each in compared))
 
 
 def _amount(text: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from service.bench.report import milliseconds, rate, share, warn
 from service.bench.tables import CostTable
-from service.plan.check import Comparison
+from service.plan.check import TOLERANCE, Comparison
 from service.plan.search import Demand, Plan
 from service.plan.simulation import Outcome
 from service.terminal import print_table
@@ -160,5 +160,7 @@ def print_check(costs: CostTable, compared: Sequence[Comparison]) -> None:
         for each in compared
     ]
     print_table(titles, rows, right=set(titles[:-1]))
+    if not all(each.agrees for each in compared):
+        warn(f"the simulation is off by more than {TOLERANCE:.0%} of the measured p99")
     if max(each.others_cores for each in compared) > _QUIET_CORES:
         warn("other programs have kept the processor busy, which is in the measured figures only")
