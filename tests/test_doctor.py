@@ -58,7 +58,15 @@ def test_a_check_that_hangs_is_a_finding() -> None:
         ("cuda", Cuda("2.13.0", (12, 8), (12, 8), (Card("H100", 10**9, 8 * 10**10),)), State.WARNING, "1.0 of 80.0 GB"),
         ("cuda", Cuda("2.13.0", (12, 8), None, ()), State.FAILED, "no NVIDIA driver"),
         ("auto", Cuda("2.13.0", (12, 8), None, ()), State.WELL, "no NVIDIA driver"),
-        ("cpu", Cuda("2.13.0", (12, 8), (12, 8), (H100,)), State.WELL, "the processor, as is set"),
+        (
+            "cpu",
+            GOOD,
+            State.WELL,
+            "the processor, as is set; torch 2.13.0, built for CUDA 12.8; the driver goes up to 12.4",
+        ),
+        ("cpu", GOOD, State.WELL, "; not used: H100, 70.0 of 80.0 GB free"),
+        ("cpu", Cuda("2.13.0+cpu", None, None, ()), State.WELL, "2.13.0+cpu, without CUDA; there is no NVIDIA driver"),
+        ("cuda", Cuda("2.13.0", (12, 8), (12, 8), (Card("H100", error="busy"),)), State.FAILED, "H100, busy"),
         ("cuda", Cuda("2.13.0+cpu", None, (12, 8), ()), State.FAILED, "is without CUDA"),
         ("auto", Cuda("2.13.0+cpu", None, (12, 8), ()), State.WARNING, "is without CUDA"),
         ("cuda", Cuda("2.13.0", (13, 0), (12, 4), ()), State.FAILED, "goes up to CUDA 12.4, torch wants 13.0"),
@@ -70,6 +78,22 @@ def test_torch_driver_and_cards_are_held_against_what_is_set(device: str, cuda: 
     assert finding.state is state
     assert words in finding.found
     assert bool(finding.advice) == (state is not State.WELL)
+
+
+@pytest.mark.parametrize(("device", "used"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_each_card_has_a_line_that_says_whether_it_is_used(device: str, used: int) -> None:
+    cards = (H100, Card("L4", free=10**9, total=24 * 10**9), Card("A100", error="busy"))
+    findings = [
+        one for one in runtime.judge(device, Cuda("2.13.0", (12, 8), (12, 8), cards)) if one.subject == "Device"
+    ]
+    says = [f"cuda:{index} is {'' if index == used else 'not '}used: {card}" for index, card in enumerate(cards)]
+    assert [one.found.partition(";")[0] for one in findings] == says
+    # memory is only asked of the one that is used
+    assert states(findings) == [State.WELL, State.WARNING if used == 1 else State.WELL, State.WELL]
+
+
+def test_a_card_that_is_not_there_is_told_with_those_that_are() -> None:
+    assert states(runtime.judge("cuda:1", GOOD)) == [State.FAILED, State.WELL]
 
 
 def test_on_a_card_triton_needs_a_compiler_or_what_was_compiled_before(
