@@ -4,12 +4,13 @@ import json
 import signal
 import socket
 import threading
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from running import PATIENCE_S, alive, children, run, started, until
+from running import PATIENCE_S, ROOT, alive, children, run, started, until
 
 from service.doctor import limits, runtime, weights, whole
 from service.doctor.findings import Check, Finding, State, well
@@ -161,9 +162,61 @@ def test_weights_that_are_not_here_are_no_fault_unless_they_cannot_be_had(
     monkeypatch.setattr(weights, "cached", lambda remote: [])
     monkeypatch.setattr(weights, "_reachable", lambda url: reachable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "not/made/yet"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not/made/yet"))
     assert weights.look("volo_d1_224", "volo_d1_224", None).state is state
     assert not weights.here(Settings(model="volo_d1_224"))
+
+
+def test_weights_that_could_not_be_written_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()  # in which not even root can make a folder
+    monkeypatch.setattr(weights, "cached", lambda remote: [])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file/hub"))
+    finding = weights.look("volo_d1_224", "volo_d1_224", None)
+    assert finding.state is State.FAILED
+    assert "nothing can be written there: Not a directory" in finding.found
+
+
+EMBEDDED = ROOT / "models/data/embedded.safetensors"
+
+
+def in_a_hubs_cache(folder: Path, blob: str, content: bytes) -> Path:
+    """Where a snapshot would have weights whose blob has this name, in a store that many repositories share."""
+    shared, blobs, snapshot = (folder / part for part in ("shared", "blobs", "snapshots/main"))
+    for each in (shared, blobs, snapshot):
+        each.mkdir(parents=True)
+    (shared / ("0" * 64)).write_bytes(content)
+    (blobs / blob).symlink_to(Path("../shared") / ("0" * 64))
+    path = snapshot / "model.safetensors"
+    path.symlink_to(Path("../../blobs") / blob)
+    return path
+
+
+def test_weights_in_the_hubs_cache_are_held_against_the_name_of_their_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = EMBEDDED.read_bytes()
+    flipped = good[:-1] + bytes([good[-1] ^ 1])
+    digest, git_hash = sha256(good).hexdigest(), "a" * 40
+
+    def looked(case: str, blob: str, content: bytes) -> Finding:
+        path = in_a_hubs_cache(tmp_path / case, blob, content)
+        monkeypatch.setattr(weights, "cached", lambda remote: [path])
+        return weights.look("volo_d1_224", "volo_d1_224", None)
+
+    whole = looked("whole", digest, good)
+    assert (whole.state, "verified" in whole.found) == (State.WELL, True)
+    damaged = looked("damaged", digest, flipped)
+    assert (damaged.state, "is damaged" in damaged.found) == (State.FAILED, True)
+    # nobody has said what these should be
+    unknown = looked("unknown", git_hash, flipped)
+    assert (unknown.state, "verified" in unknown.found) == (State.WELL, False)
+
+
+def test_weights_are_verified_only_if_there_is_something_to_hold_them_against() -> None:
+    assert "verified" not in weights.look("embedded", "embedded", None).found
+    pinned = weights.look("embedded", "embedded", sha256(EMBEDDED.read_bytes()).hexdigest())
+    assert "verified" in pinned.found
 
 
 def test_another_answer_of_the_embedded_model_is_a_fault() -> None:
