@@ -89,6 +89,7 @@ def measure(settings: Settings, folder: Path | None, seconds: float, tell: Tell)
         padded=device.padded,
         seconds_by_batch_size={size: statistics.median(each.busy_s) for size, each in runs.items()},
         alone_seconds_by_batch_size={size: statistics.median(each.alone_s) for size, each in runs.items()},
+        alone_threads=device.threads_alone,
         spread=spread([each.busy_s for each in runs.values()]),
         worker_cpu_seconds_per_picture=around.server.cores["worker"] / around.answered,
         engine_cpu_seconds_per_picture=around.server.cores["engine"] / around.answered,

@@ -39,6 +39,7 @@ class CostTable(BaseModel):
         lanes, ahead, padded: how the device takes runs; see ``batching.Queue`` and ``costs.Costs``.
         seconds_by_batch_size: the median run, while the device always has more to do.
         alone_seconds_by_batch_size: the median run on a device that was idle; empty where nobody has measured it.
+        alone_threads: how many cores such a run keeps busy.
         spread: twenty means of runs relative to their size's median, from the fastest twentieth to the slowest.
         worker_cpu_seconds_per_picture, engine_cpu_seconds_per_picture: of an HTTP worker, with decoding, and of the
             engine's event loop.
@@ -56,6 +57,7 @@ class CostTable(BaseModel):
     padded: bool
     seconds_by_batch_size: Seconds
     alone_seconds_by_batch_size: dict[PositiveInt, PositiveFloat] = {}
+    alone_threads: PositiveInt = 1
     spread: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     worker_cpu_seconds_per_picture: NonNegativeFloat
     engine_cpu_seconds_per_picture: NonNegativeFloat

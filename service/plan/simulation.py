@@ -189,8 +189,11 @@ class _Simulation:
         while self._handed_over and self._running < self._queue.lanes:
             batch = self._handed_over.popleft()
             self._running += 1
-            alone = batch.alone or (idle and self._queue.lanes == 1)
-            self._cores.start(self._run_s(batch, alone), partial(self._end, batch, self._cores.now))
+            run_s = self._run_s(batch, batch.alone or (idle and self._queue.lanes == 1))
+            if batch.alone:  # its other threads begin and end with the one that is waited for
+                for _ in range(self._replica.costs.alone_threads - 1):
+                    self._cores.start(run_s, lambda: None)
+            self._cores.start(run_s, partial(self._end, batch, self._cores.now))
 
     def _run_s(self, batch: Batch, alone: bool) -> float:
         """What a run takes on the device: as usual, give or take what runs differ by."""
