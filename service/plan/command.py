@@ -44,7 +44,7 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     plan.set_defaults(command=run)
-    plan.add_argument("--costs", type=Path, metavar="FILE", help="of `volo bench costs --out` (the last without)")
+    plan.add_argument("--costs", type=Path, metavar="FILE", help="a table (what `volo bench costs` keeps)")
     plan.add_argument("--rate", type=_amount, metavar="R", help="requests a second, on average")
     plan.add_argument("--slo-ms", type=_amount, metavar="MS", help="what the 99th percentile shall stay below")
     plan.add_argument("--devices", type=positive, metavar="N", help="see whether so many do (the fewest that do)")
