@@ -99,13 +99,13 @@ def checks(settings: Settings, given: dict[str, str], *, quick: bool) -> Iterato
 
 
 def misspelt() -> Iterator[Finding]:
-    """Variables that look like settings, and are none."""
+    """Variables that look like settings, and are not."""
     from service.doctor.findings import warning
 
     known = {f"VOLO_{name.upper()}" for name in Settings.model_fields} | NOT_SETTINGS
     for name in sorted(os.environ):
         if name.startswith("VOLO_") and name not in known:
-            yield warning("Settings", f"{name} is none", "Is it misspelt? `volo serve --help` has them all.")
+            yield warning("Settings", f"{name} is not a setting", "Is it misspelt? `volo serve --help` has them all.")
 
 
 class Page:
