@@ -21,7 +21,9 @@ EXIF_BYTES = 1_000_000
 VALUES = 65_536
 """Of one tag of a TIFF, as numbers. There may be as many rows, and each may be a strip: 24 microseconds."""
 
-_SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # in a scan, what follows \xff is 0 or the number of a restart
+# In a scan, what follows \xff is 0 or the number of a restart. Of a run of \xff only the last counts: to match all of it
+# would take the square of its length.
+_SEGMENT = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _EXIF = b"Exif\0\0"
 _KEPT_AS_BYTES = (1, 2, 7)  # TIFF's BYTE, ASCII and UNDEFINED

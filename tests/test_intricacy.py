@@ -1,8 +1,11 @@
 """Files that would keep a decoder busy far longer than their pixels do, and such as only look so."""
 
+import time
+
 import pytest
 from bombs import DAMAGED, INTRICATE, LARGER, READ, avif_in_a_box, jpeg_of_scans, tiff_of_tiles
 
+from service import intricacy
 from service.errors import TooIntricate, TooManyPixels, TruncatedImage
 from service.images import Opened, decode
 from service.intricacy import SCANS
@@ -54,3 +57,18 @@ def test_as_many_scans_as_are_allowed_are_allowed() -> None:
     assert decode(jpeg_of_scans(SCANS - given), MAX_PIXELS).size == (64, 64)
     with pytest.raises(TooIntricate):
         decode(jpeg_of_scans(SCANS - given + 1), MAX_PIXELS)
+
+
+def test_padding_between_segments_is_looked_at_once() -> None:
+    started_s = time.thread_time()
+    intricacy.check(b"\xff\xd8" + b"\xff" * 20_000_000)
+    assert (
+        time.thread_time() - started_s < 5
+    )  # looked at from each byte on, 20,000 of them took 1.5 s, these a fortnight
+
+
+def test_a_segment_behind_padding_is_found() -> None:
+    jpeg = jpeg_of_scans(SCANS)
+    assert jpeg[2:4] == b"\xff\xe0"
+    with pytest.raises(TooIntricate):
+        intricacy.check(jpeg[:2] + b"\xff" * 9 + jpeg[2:])
