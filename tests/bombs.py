@@ -32,6 +32,16 @@ def jpeg_of_scans(count: int, size: Size = (64, 64)) -> bytes:
     return data[:end] + data[data.rindex(b"\xff\xda") : end] * count + data[end:]
 
 
+def jpeg_in_scans(image: Image.Image) -> bytes:
+    """A baseline one whose components come one after the other, which no encoder of Pillow's makes."""
+    bands = [encoded(band, "JPEG") for band in image.split()]
+    frame, scan = bands[0].index(b"\xff\xc0"), bands[0].index(b"\xff\xda")
+    head = b"\xff\xc0" + struct.pack(">HBHHB", 8 + 3 * len(bands), 8, image.height, image.width, len(bands))
+    components = b"".join(bytes([number, 0x11, 0]) for number in range(len(bands)))
+    scans = b"".join(b"\xff\xda\0\x08\x01" + bytes([number]) + band[scan + 6 : -2] for number, band in enumerate(bands))
+    return bands[0][:frame] + head + components + bands[0][frame + 13 : scan] + scans + b"\xff\xd9"
+
+
 def jpeg_with(segment: bytes, count: int) -> bytes:
     """One with so many APP1 segments."""
     data = encoded(grey(), "JPEG")

@@ -28,15 +28,11 @@ def unit(kind: int, content: bytes, *, extended: bool = False) -> bytes:
 def sequence(
     width: int = 64, height: int = 48, *, timed: bool = False, ids: bool = False, chosen: bool = True, zeros: int = 0
 ) -> bytes:
-    """The header of a sequence that is no still picture, with as much in it as may be, or as little; or with a number of
-    so many zeros in it."""
-    timing = (
-        [(1, 1), (1, 32), (1, 32), (1, 1), (0, zeros), (0, 1)]
-        if zeros
-        else [(1, 1), (1, 32), (1, 32), (0, 1), (1, 1), (9, 5), (1, 32), (3, 5), (6, 5)]
-        if timed
-        else [(0, 1)]
-    )
+    """The header of a sequence that is no still picture, with as much in it as may be, or as little, or with so many
+    zeros in a number."""
+    timing = [(1, 1), (1, 32), (1, 32), (0, 1), (1, 1), (9, 5), (1, 32), (3, 5), (6, 5)] if timed else [(0, 1)]
+    if zeros:
+        timing = [(1, 1), (1, 32), (1, 32), (1, 1), (0, zeros), (0, 1)]
     point = [(0, 12), (9, 5), (1, 1), *([(1, 1), (1, 10), (1, 10), (1, 1)] if timed else []), (1, 1), (5, 4)]
     return unit(
         SEQUENCE,

@@ -62,9 +62,7 @@ def test_as_many_scans_as_are_allowed_are_allowed() -> None:
 def test_padding_between_segments_is_looked_at_once() -> None:
     started_s = time.thread_time()
     intricacy.check(b"\xff\xd8" + b"\xff" * 20_000_000)
-    assert (
-        time.thread_time() - started_s < 5
-    )  # looked at from each byte on, 20,000 of them took 1.5 s, these a fortnight
+    assert time.thread_time() - started_s < 5  # looked at from each byte on, 20,000 of them took 1.5 s
 
 
 def test_a_segment_behind_padding_is_found() -> None:
