@@ -5,12 +5,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bombs import encoded, jpeg_in_scans
+from bombs import ONE_COLOUR, encoded, gif_of_another_screen, jpeg_in_scans
 from calling import application, calling, serving_engine
 from PIL import Image
 from running import ROOT
@@ -41,6 +42,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "WebP": lambda: encoded(RGB, "WEBP", lossless=True, method=0),
     "WebP, transparent": lambda: encoded(RGBA, "WEBP", method=0),
     "AVIF, transparent": lambda: encoded(RGBA, "AVIF", speed=10),
+    **{f"{name} of one colour": partial(make, (SIDE, SIDE)) for name, make in ONE_COLOUR.items()},
+    "GIF on a small screen": lambda: gif_of_another_screen((SIDE, SIDE), (8, 8)),
     "TIFF of floats": lambda: encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"),
 }
 READ = """

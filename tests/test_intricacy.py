@@ -3,7 +3,17 @@
 import time
 
 import pytest
-from bombs import DAMAGED, INTRICATE, LARGER, READ, avif_in_a_box, jpeg_of_scans, tiff_of_tiles
+from bombs import (
+    DAMAGED,
+    INTRICATE,
+    LARGER,
+    ONE_COLOUR,
+    READ,
+    avif_in_a_box,
+    gif_of_another_screen,
+    jpeg_of_scans,
+    tiff_of_tiles,
+)
 
 from service import intricacy
 from service.errors import TooIntricate, TooManyPixels, TruncatedImage
@@ -22,6 +32,20 @@ def test_what_would_keep_a_decoder_busy_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", READ)
 def test_what_is_only_long_or_odd_is_read(name: str) -> None:
     assert decode(READ[name](), MAX_PIXELS).mode == "RGB"
+
+
+@pytest.mark.parametrize("name", ONE_COLOUR)
+def test_a_large_picture_of_one_colour_is_read_or_refused_by_its_header(name: str) -> None:
+    data = ONE_COLOUR[name]((3000, 2000))
+    assert len(data) < 200_000
+    with pytest.raises(TooManyPixels, match="3000 x 2000"):
+        decode(data, 5_999_999)
+    assert decode(data, 6_000_000).size == (3000, 2000)
+
+
+def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_by_the_frame() -> None:
+    with pytest.raises(TooManyPixels, match="3000 x 2000"):
+        decode(gif_of_another_screen((3000, 2000), (8, 8)), 5_999_999)
 
 
 @pytest.mark.parametrize("name", LARGER)
