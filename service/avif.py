@@ -4,6 +4,7 @@ Boxes are those of ISO/IEC 14496-12; items, which still pictures are, of its sec
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,9 +15,36 @@ STEPS = 100_000
 """Boxes, extents and units of a file: a picture has some dozens."""
 
 
+_TABLES = {
+    **dict.fromkeys((b"iinf", b"iloc", b"iref", b"ipma", b"grpl", b"stsc"), 1 << 16),
+    **dict.fromkeys((b"stco", b"co64"), 400_000),
+}
+"""So many bytes they may have. Decoders look through all items for each that is named, and through stsc for each chunk:
+80,000 items in 2 MB take 6 s, in which nothing else goes on."""
+_CONTAINERS = {b"meta": 4, b"iprp": 0, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}
+"""What is made of boxes, and how many bytes stand before these."""
+
+
 class _Box(NamedTuple):
     kind: bytes
     content: memoryview
+
+
+def check(data: bytes | memoryview) -> None:
+    """Look at the tables of a file that is about to be opened.
+
+    Raises:
+        TooIntricate: one is too long, or there are too many boxes.
+        ValueError, struct.error: the file does not make sense.
+    """
+    steps, lengths, inside = Steps(STEPS), Counter[bytes](), [memoryview(data)]
+    while inside:
+        for box in _boxes(inside.pop(), steps):
+            lengths[box.kind] += len(box.content)
+            if lengths[box.kind] > _TABLES.get(box.kind, len(data)):
+                raise TooIntricate("A table of the AVIF has too many entries.")
+            if box.kind in _CONTAINERS:
+                inside.append(box.content[_CONTAINERS[box.kind] :])
 
 
 def decoded_pixels(data: bytes | memoryview) -> int:

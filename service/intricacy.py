@@ -1,4 +1,4 @@
-"""Files that would keep a decoder busy far longer than their pixels do: millions of scans, chunks, runs or strips.
+"""Files that would keep a decoder busy far longer than their pixels do: millions of scans, chunks, runs, strips, items.
 
 What is looked for is what decoders were seen to take seconds to hours for, at a few megabytes; no camera and no program
 makes it. All is counted, not timed, so that a file is refused always or never.
@@ -7,7 +7,7 @@ makes it. All is counted, not timed, so that a file is refused always or never.
 import struct
 from io import BytesIO
 
-from service import jpeg
+from service import avif, jpeg
 from service.errors import TooIntricate
 
 READS = 500_000
@@ -46,6 +46,8 @@ def check(data: bytes | memoryview) -> None:
             _check_tiff(data, "<" if data[:1] == b"I" else ">", at=4, offset="I", length="H", entry="HHI4x")
         elif data[:4] in (b"II+\0", b"MM\0+"):
             _check_tiff(data, "<" if data[:1] == b"I" else ">", at=8, offset="Q", length="Q", entry="HHQ8x")
+        elif data[4:8] == b"ftyp":
+            avif.check(data)
     except struct.error:
         pass  # cut short: whoever reads it will say so
 

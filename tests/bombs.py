@@ -196,6 +196,30 @@ def avif_in_a_box(frame: tuple[int, int], box: tuple[int, int]) -> bytes:
     return data.replace(b"ispe\0\0\0\0" + struct.pack(">II", *frame), b"ispe\0\0\0\0" + struct.pack(">II", *box))
 
 
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def avif_of_items(count: int) -> bytes:
+    """A picture beside which so many items are named that are none."""
+    data = encoded(grey(), "AVIF")
+    at, meta = data.index(b"iinf") - 4, data.index(b"meta") - 4
+    size, meta_size = (struct.unpack_from(">I", data, place)[0] for place in (at, meta))
+    others = (box(b"infe", struct.pack(">IIH4sx", 3 << 24, 9 + number, 0, b"none")) for number in range(count))
+    named = box(b"iinf", struct.pack(">II", 1 << 24, 1 + count) + data[at + 14 : at + size] + b"".join(others))
+    longer = len(named) - size
+    data = data[:at] + named + data[at + size :]
+    data = data[:meta] + struct.pack(">I", meta_size + longer) + data[meta + 4 :]
+    begin = data.index(b"mdat") + 4
+    return data.replace(struct.pack(">I", begin - longer), struct.pack(">I", begin), 1)
+
+
+def avif_of_chunks(count: int) -> bytes:
+    """A film that tells of so many pieces of it."""
+    data = animated("AVIF", 2, speed=10)
+    return data + box(b"moov", box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", box(b"stsc", bytes(12 * count)))))))
+
+
 def polyglot() -> bytes:
     """A picture that is an archive too."""
     file = io.BytesIO(encoded(grey(), "PNG"))
@@ -216,13 +240,18 @@ def document() -> bytes:
     return encoded(grey(), "JPEG", comment=begin) + end
 
 
-def lying_zip(files: int = 5, size: int = 20_000_000) -> bytes:
-    """One that unpacks to a thousand times itself, and tells of a byte a file."""
+def plain_zip(files: int, size: int) -> bytes:
+    """One that unpacks to a thousand times itself."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(files):
             archive.writestr(f"{number:04}", bytes(size))
-    data = bytearray(file.getvalue())
+    return file.getvalue()
+
+
+def lying_zip(files: int = 5, size: int = 20_000_000) -> bytes:
+    """The same, but it tells of a byte a file."""
+    data = bytearray(plain_zip(files, size))
     place = data.index(b"PK\1\2")
     while data.startswith(b"PK\1\2", place):
         data[place + 24 : place + 28] = struct.pack("<I", 1)
@@ -264,11 +293,14 @@ INTRICATE: dict[str, Callable[[], bytes]] = {
     "a TIFF that tells of four billion strips": lambda: tiff_of_strips(2**32 - 1, 1),
     "a BigTIFF that tells of four billion strips": lambda: big_tiff_of_strips(2**32),
     "a TIFF of a million resolutions": lambda: tiff({282: (5, MEGABYTES, 512)}, bytes(8 * MEGABYTES)),
+    "an AVIF of 10,000 items": lambda: avif_of_items(10_000),
+    "an AVIF of 10,000 chunks": lambda: avif_of_chunks(10_000),
 }
 READ: dict[str, Callable[[], bytes]] = {
     "a GIF of 10,000 frames": lambda: gif_of_frames(10_000),
     "an APNG of 10,000 frames": lambda: animated("PNG", 10_000),
     "a WebP of 10,000 frames": lambda: animated("WEBP", 10_000, lossless=True, method=0),
+    "an AVIF of 1,000 items": lambda: avif_of_items(1_000),
     "an AVIF of 10,000 frames": lambda: animated("AVIF", 10_000, speed=10),
     "a TIFF of 10,000 pages": lambda: tiff_of_pages(10_000),
     "a TIFF of directories 10,000 deep": lambda: tiff_of_directories(330, 10_000),
