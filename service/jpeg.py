@@ -13,6 +13,8 @@ _SOI, _EOI = 0xD8, 0xD9
 # In a scan, what follows \xff is 0 or the number of a restart. Of a run of \xff only the last counts: to match all
 # of it would take the square of its length.
 _SEGMENT = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_AT_ONCE_BYTES = 1 << 20
+"""Of a file are searched; in between others have a turn."""
 
 
 def segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
@@ -24,7 +26,7 @@ def segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
     """
     place = 0
     for _ in range(SEGMENTS):
-        segment = _SEGMENT.search(data, place)
+        segment = _search(data, place)
         if segment is None or segment[1][0] == _EOI:
             return
         place = segment.end()
@@ -33,6 +35,13 @@ def segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
             (length,) = struct.unpack_from(">H", data, place)
             place += length
     raise TooIntricate(f"The JPEG has more than {SEGMENTS:,} segments.")
+
+
+def _search(data: bytes | memoryview, place: int) -> re.Match[bytes] | None:
+    for begin in range(place, len(data), _AT_ONCE_BYTES):
+        if segment := _SEGMENT.search(data, begin, begin + _AT_ONCE_BYTES + 1):
+            return segment
+    return None
 
 
 def first_scan(data: bytes | memoryview) -> int:

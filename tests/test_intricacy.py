@@ -89,8 +89,9 @@ def test_padding_between_segments_is_looked_at_once() -> None:
     assert time.thread_time() - started_s < 5  # looked at from each byte on, 20,000 of them took 1.5 s
 
 
-def test_a_segment_behind_padding_is_found() -> None:
+@pytest.mark.parametrize("padding", [9, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_a_segment_behind_padding_is_found(padding: int) -> None:
     jpeg = jpeg_of_scans(SCANS)
     assert jpeg[2:4] == b"\xff\xe0"
     with pytest.raises(TooIntricate):
-        intricacy.check(jpeg[:2] + b"\xff" * 9 + jpeg[2:])
+        intricacy.check(jpeg[:2] + b"\xff" * padding + jpeg[2:])
