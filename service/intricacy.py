@@ -38,7 +38,12 @@ class Reader(BytesIO):
 
 
 def check(data: bytes | memoryview) -> None:
-    """Look at a file that is about to be opened. Raise TooIntricate if it is."""
+    """Look at a file that is about to be opened.
+
+    Raises:
+        TooIntricate: it is.
+        ValueError, struct.error: it is an AVIF that does not make sense.
+    """
     try:
         if data[:3] == b"\xff\xd8\xff":
             _check_jpeg(data)
@@ -46,10 +51,10 @@ def check(data: bytes | memoryview) -> None:
             _check_tiff(data, "<" if data[:1] == b"I" else ">", at=4, offset="I", length="H", entry="HHI4x")
         elif data[:4] in (b"II+\0", b"MM\0+"):
             _check_tiff(data, "<" if data[:1] == b"I" else ">", at=8, offset="Q", length="Q", entry="HHQ8x")
-        elif data[4:8] == b"ftyp":
-            avif.check(data)
     except struct.error:
         pass  # cut short: whoever reads it will say so
+    if data[4:8] == b"ftyp":
+        avif.check(data)  # what cannot be followed to its end is not opened, for the rest may be long
 
 
 def _check_jpeg(data: bytes | memoryview) -> None:

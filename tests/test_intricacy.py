@@ -10,6 +10,7 @@ from bombs import (
     ONE_COLOUR,
     READ,
     avif_in_a_box,
+    avif_of_items,
     gif_of_another_screen,
     jpeg_of_scans,
     tiff_of_tiles,
@@ -74,6 +75,15 @@ def test_what_is_decoded_to_more_than_is_shown_tells_its_memory(data: bytes, byt
 def test_what_promises_more_than_it_holds_is_called_damaged(name: str) -> None:
     with pytest.raises(TruncatedImage):
         decode(DAMAGED[name](), MAX_PIXELS)
+
+
+@pytest.mark.parametrize("end", [b"\0\0\0\1free", b"\0\0\0\7free"])
+def test_an_avif_of_many_items_is_not_opened_whatever_stands_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    monkeypatch.setattr("service.images.Image.open", lambda *_, **__: pytest.fail("it was"))
+    with pytest.raises(TruncatedImage):
+        decode(avif_of_items(10_000) + end, MAX_PIXELS)
 
 
 def test_as_many_scans_as_are_allowed_are_allowed() -> None:

@@ -19,7 +19,7 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["service.", "PIL.", "tarfile", "zipfile"]):
-    from service import avif, intricacy
+    from service import avif
     from service.archives import Limits, tar_entries, zip_entries
     from service.errors import ServiceError
     from service.inference import Crop
@@ -45,8 +45,6 @@ def one(data: bytes) -> None:
     else:
         with suppress(ServiceError, LookupError, ValueError, struct.error):  # as it says
             avif.decoded_pixels(data)
-        with suppress(ServiceError):
-            intricacy.check(data)
         look(data)
 
 
