@@ -20,6 +20,7 @@ VALUES = 65_536
 """Of one tag of a TIFF, as numbers. There may be as many rows, and each may be a strip: 24 microseconds."""
 
 _EXIF = b"Exif\0\0"
+_AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")  # what Pillow gives libavif
 _KEPT_AS_BYTES = (1, 2, 7)  # TIFF's BYTE, ASCII and UNDEFINED
 
 
@@ -53,7 +54,7 @@ def check(data: bytes | memoryview) -> None:
             _check_tiff(data, "<" if data[:1] == b"I" else ">", at=8, offset="Q", length="Q", entry="HHQ8x")
     except struct.error:
         pass  # cut short: whoever reads it will say so
-    if data[4:8] == b"ftyp":
+    if data[4:12] in _AVIF:
         avif.check(data)  # what cannot be followed to its end is not opened, for the rest may be long
 
 

@@ -10,6 +10,7 @@ from bombs import (
     ONE_COLOUR,
     READ,
     avif_in_a_box,
+    avif_of_chunks,
     avif_of_items,
     gif_of_another_screen,
     jpeg_of_scans,
@@ -17,7 +18,7 @@ from bombs import (
 )
 
 from service import intricacy
-from service.errors import TooIntricate, TooManyPixels, TruncatedImage
+from service.errors import NotAnImage, TooIntricate, TooManyPixels, TruncatedImage
 from service.images import Opened, decode
 from service.intricacy import SCANS
 
@@ -84,6 +85,11 @@ def test_an_avif_of_many_items_is_not_opened_whatever_stands_at_its_end(
     monkeypatch.setattr("service.images.Image.open", lambda *_, **__: pytest.fail("it was"))
     with pytest.raises(TruncatedImage):
         decode(avif_of_items(10_000) + end, MAX_PIXELS)
+
+
+def test_a_film_is_no_picture_however_long() -> None:
+    with pytest.raises(NotAnImage):
+        decode(avif_of_chunks(10_000).replace(b"ftypavis", b"ftypisom"), MAX_PIXELS)
 
 
 def test_as_many_scans_as_are_allowed_are_allowed() -> None:
