@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install serve test chaos soak check bench perf-analyzer lock audit
+.PHONY: install serve test chaos fuzz soak check bench perf-analyzer lock audit
 
 install: .venv/installed
 
@@ -19,6 +19,11 @@ test: install
 # faults done to a running service, which take minutes
 chaos: install
 	$(BIN)/pytest tests/chaos
+
+# pictures and archives by what they reach in the code, for FUZZ_S seconds; atheris is there for CPython 3.11 to 3.13
+fuzz: install
+	test -d .venv/atheris/atheris || $(BIN)/python -m pip install --quiet --no-deps --target .venv/atheris atheris==3.0.0
+	PYTHONPATH=tests:tests/chaos:.venv/atheris $(BIN)/python tests/chaos/fuzz_pictures.py $(FILE)
 
 # half an hour of traffic of all sorts while engines die
 soak: install

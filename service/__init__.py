@@ -6,7 +6,8 @@ The way of a picture, in an HTTP worker (``worker``):
     accounting, problems, errors                        what becomes of it, in one counted outcome
     api, embeddings, dialects; batch_api                the routes of one picture, and of many
     uploads, bodies; bundles, archives, spool           a body, and the pictures in it
-    images, intricacy, coded, avif, av1; decoders       untrusted bytes to an RGB crop, in a thread
+    images, intricacy; coded, jpeg, avif, av1           untrusted bytes to an RGB crop
+    decoders                                            in a thread
     inference, link, session                            to the engine, and back
     health, exposition, page, admin, contract           the other routes
 Between the two:

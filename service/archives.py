@@ -32,12 +32,16 @@ LONGEST_NAME_BYTES = 1 << 16
 """Of a file's name and what else stands in a tar before the file itself."""
 
 TAR_MEMBERS = 8
+ZIP_ENTRIES = 3
 ZIP_DIRECTORY_BYTES = 512
 """So much there may be for each picture that is allowed, to leave room for folders, dotfiles and what stands before."""
+ZIP_EXTRA_BYTES = 4096
+"""Of an entry: ZipFile takes the square of its length to read it. It has times, owners and sizes, some dozen bytes."""
 
 _GZIP = b"\x1f\x8b"
 # what ZipFile lets out of what it trips over
 _ZIP_ERRORS = (BadZipFile, EOFError, NotImplementedError, OSError, OverflowError, ValueError, struct.error, zlib.error)
+_ZIP_ENTRY = b"PK\1\2"
 _BLOCK = 512
 _PREFACES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 _WITHOUT_CONTENT = (  # whatever their header says of a size
@@ -132,8 +136,8 @@ async def zip_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entry, N
         archive, files = await asyncio.to_thread(_open_zip, _Bounded(file, limits.pictures))
         unpacked = 0
         for info in files:
-            content = await asyncio.to_thread(_zip_content, archive, info, limits)
-            unpacked += len(content) if isinstance(content, bytes) else min(info.file_size, limits.picture_bytes)
+            content, came = await asyncio.to_thread(_zip_content, archive, info, limits)
+            unpacked += came
             limits.check_total(unpacked)
             yield Entry(info.filename, content)
 
@@ -244,25 +248,45 @@ def _no_room() -> Iterator[None]:
 
 
 class _Bounded:
-    """A file for ``ZipFile``, which would take a directory of any length into memory at once."""
+    """A file for ``ZipFile``, which would take a directory of any length into memory at once, and make an object of
+    each entry in it, however many the zip's end tells of."""
 
     def __init__(self, file: IO[bytes], pictures: int) -> None:
-        self._most = CHUNK_BYTES + pictures * ZIP_DIRECTORY_BYTES
+        self._pictures = pictures
         self._file = file
         self.seek = file.seek
         self.tell = file.tell
         self.seekable = file.seekable
+        self.opened = False
 
     def read(self, size: int = -1) -> bytes:
-        if size > self._most:
+        most = CHUNK_BYTES + self._pictures * ZIP_DIRECTORY_BYTES
+        if size > most:
             raise TooManyPictures("The zip's directory is longer than that of so many pictures as are allowed.")
-        return self._file.read(size if size >= 0 else self._most)
+        data = self._file.read(size if size >= 0 else most)
+        if not self.opened:
+            _check_directory(data, self._pictures * ZIP_ENTRIES)
+        return data
+
+
+def _check_directory(data: bytes, most: int) -> None:
+    """Walk through the entries that the data begins with, if it does."""
+    place = entries = 0
+    while data.startswith(_ZIP_ENTRY, place):
+        entries += 1
+        name, extra, comment = struct.unpack_from("<HHH", data, place + 28)
+        if entries > most:
+            raise TooManyPictures("The zip's directory has far more entries than pictures are allowed.")
+        if extra > ZIP_EXTRA_BYTES:
+            raise MalformedBody("The zip's directory cannot be read: what it adds to an entry is too long.")
+        place += 46 + name + extra + comment
 
 
 def _open_zip(file: _Bounded) -> tuple[ZipFile, list[ZipInfo]]:
     """A zip, and those of its entries that are files of people's own."""
     try:
         archive = ZipFile(file)
+        file.opened = True
         return archive, [
             info for info in archive.infolist() if not info.filename.endswith("/") and not _hidden(info.filename)
         ]
@@ -270,16 +294,21 @@ def _open_zip(file: _Bounded) -> tuple[ZipFile, list[ZipInfo]]:
         raise MalformedBody("The zip cannot be read; was it uploaded to its end?") from error
 
 
-def _zip_content(archive: ZipFile, info: ZipInfo, limits: Limits) -> bytes | ServiceError:
+def _zip_content(archive: ZipFile, info: ZipInfo, limits: Limits) -> tuple[bytes | ServiceError, int]:
+    """A file, and how many bytes came out, whatever the directory says of its size."""
     # Other methods are rare, and what they give at once cannot be limited.
     if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        return NotAnImage("The file is encrypted in the zip, or packed by another method than deflate.")
+        return NotAnImage("The file is encrypted in the zip, or packed by another method than deflate."), 0
+    content = bytearray()
     try:
         with archive.open(info) as file:
-            content = file.read(limits.picture_bytes + 1)  # whatever the directory says of its size
-    except _ZIP_ERRORS:
-        return TruncatedImage("The zip is damaged where this file is.")
-    return content if len(content) <= limits.picture_bytes else limits.picture_too_large
+            while len(content) <= limits.picture_bytes and (piece := file.read(CHUNK_BYTES)):
+                content += piece
+    except _ZIP_ERRORS:  # before the last piece was given
+        return TruncatedImage("The zip is damaged where this file is."), len(content) + CHUNK_BYTES
+    if len(content) > limits.picture_bytes:
+        return limits.picture_too_large, len(content)
+    return bytes(content), len(content)
 
 
 def _hidden(name: str) -> bool:

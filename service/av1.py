@@ -87,11 +87,11 @@ class _Bits:
         self._left -= sum(counts)
 
     def skip_uvlc(self) -> None:
-        """Skip a number that has as many bits as there are zeros before it."""
-        zeros = 0
-        while not self.take():
-            zeros += 1
-        self.skip(zeros)
+        """Skip a number that has as many bits as there are zeros before it; decoders stop at 32 zeros, and have it."""
+        for zeros in range(32):
+            if self.take():
+                self.skip(zeros)
+                return
 
 
 class _Sequence:

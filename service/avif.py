@@ -4,6 +4,7 @@ Boxes are those of ISO/IEC 14496-12; items, which still pictures are, of its sec
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,9 +15,34 @@ STEPS = 100_000
 """Boxes, extents and units of a file: a picture has some dozens."""
 
 
+TABLE_BYTES = 1 << 16
+"""Of each of the tables. Decoders look through all items for each that is named, and through stsc for each chunk:
+80,000 items in 2 MB take 6 s, in which nothing else goes on."""
+_TABLES = (b"iinf", b"iloc", b"iref", b"ipma", b"grpl", b"stsc", b"stco", b"co64")
+_CONTAINERS = {b"meta": 4, b"iprp": 0, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0}
+"""What is made of boxes, and how many bytes stand before these."""
+
+
 class _Box(NamedTuple):
     kind: bytes
     content: memoryview
+
+
+def check(data: bytes | memoryview) -> None:
+    """Look at the tables of a file that is about to be opened.
+
+    Raises:
+        TooIntricate: one is too long, or there are too many boxes.
+        ValueError, struct.error: the file does not make sense.
+    """
+    steps, lengths, inside = Steps(STEPS), Counter[bytes](), [memoryview(data)]
+    while inside:
+        for box in _boxes(inside.pop(), steps):
+            lengths[box.kind] += len(box.content)
+            if box.kind in _TABLES and lengths[box.kind] > TABLE_BYTES:
+                raise TooIntricate("A table of the AVIF has too many entries.")
+            if box.kind in _CONTAINERS:
+                inside.append(box.content[_CONTAINERS[box.kind] :])
 
 
 def decoded_pixels(data: bytes | memoryview) -> int:
@@ -59,6 +85,7 @@ def _coded_items(file: memoryview, meta: memoryview, steps: Steps) -> Iterator[m
     fields = _Fields(boxes[b"iloc"])
     version = fields.take(4) >> 24
     sizes = fields.take(2)
+    used = 0
     offset_bytes, length_bytes, base_bytes, index_bytes = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
     for _ in range(fields.take(4 if version == 2 else 2)):
         steps.take()
@@ -73,9 +100,10 @@ def _coded_items(file: memoryview, meta: memoryview, steps: Steps) -> Iterator[m
             fields.take(index_bytes if version else 0)
             begin, length = base + fields.take(offset_bytes), fields.take(length_bytes)
             extents.append(source[begin : begin + length if length else None])
-        if sum(map(len, extents)) > len(file):
-            raise TooIntricate("The AVIF uses its bytes more than once.")
         if item in coded:
+            used += sum(map(len, extents))
+            if used > len(file):  # each is put together, and twenty thousand of 20 MB would be
+                raise TooIntricate("The AVIF uses its bytes more than once.")
             yield extents[0] if len(extents) == 1 else memoryview(b"".join(extents))
 
 

@@ -16,7 +16,7 @@ from service import metrics
 from service.accounting import Record
 from service.api import REPLY, PredictQuery, PredictReply, PredictRoute, reply_fields
 from service.archives import Entry, Limits
-from service.bundles import read_pictures
+from service.bundles import Shelf, read_pictures
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -129,7 +129,7 @@ _REFUSED = documented(
 def create_router(models: Models, settings: Settings) -> APIRouter:
     """The route for many pictures."""
     router = APIRouter()
-    room = Room(ROOM_BYTES)
+    room, shelf = Room(ROOM_BYTES), Shelf()
 
     async def predict_batch(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
         """The pictures are a form's files, the files of a zip or tar, or the images of JSON lines: each is
@@ -146,7 +146,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
         record.deadline_s = record.arrival_s + timeout_s(request)
         record.streams = True
         models.card(query.model)
-        return NdjsonResponse(Batch(models, settings, room, request, query).respond)
+        return NdjsonResponse(Batch(models, settings, room, shelf, request, query).respond)
 
     router.add_api_route(
         "/predict/batch",
@@ -190,10 +190,13 @@ class Batch:
     their body before they read the first line.
     """
 
-    def __init__(self, models: Models, settings: Settings, room: Room, request: Request, query: PredictQuery) -> None:
+    def __init__(
+        self, models: Models, settings: Settings, room: Room, shelf: Shelf, request: Request, query: PredictQuery
+    ) -> None:
         self._models = models
         self._settings = settings
         self._room = room
+        self._shelf = shelf
         self._request = request
         self._query = query
         self._record: Record = request.state.record
@@ -231,7 +234,10 @@ class Batch:
         def hold() -> None:
             self._request.state.hold(settings.max_bytes * 3 // 2)  # as base64 a picture is a third larger, and a chunk
 
-        return read_pictures(self._request, limits, settings.timeout_s, hold, lambda: patience.watch(self._request))
+        def on_read() -> None:
+            patience.watch(self._request)
+
+        return read_pictures(self._request, limits, settings.timeout_s, hold, on_read, self._shelf)
 
     async def _read(
         self, first: Entry, rest: AsyncGenerator[Entry, None], patience: Patience, group: asyncio.TaskGroup

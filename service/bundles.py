@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
@@ -12,8 +12,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
-from service.errors import ClientGone, DeadlineExceeded, MalformedBody, ServiceError, UnsupportedType
-from service.uploads import from_base64
+from service.errors import ClientGone, DeadlineExceeded, MalformedBody, Overloaded, ServiceError, UnsupportedType
+from service.uploads import MOST_DELIMITERS, from_base64
+
+ZIPS = 50
+"""On the disk at once: each takes a descriptor beside its connection's, and there are not many to spare."""
+ZIP_BYTES = 250_000
+"""So many of a zip must come in the time that a single picture may take: what a slow line from a telephone carries."""
 
 _BODIES = (
     "Send the pictures as multipart/form-data with a file for each, as application/zip, as application/x-tar, "
@@ -29,6 +34,7 @@ def read_pictures(
     silence_s: float,
     hold: Callable[[], None],
     on_read: Callable[[], None],
+    shelf: "Shelf",
 ) -> AsyncGenerator[Entry, None]:
     """The pictures in the body of a request, which is read no faster than they are taken.
 
@@ -38,13 +44,15 @@ def read_pictures(
         silence_s: how long the caller may send nothing while the body is waited for, or a picture be in coming.
         hold: called before a picture is held in memory; what it raises is raised here.
         on_read: called as soon as the body is read to its end.
+        shelf: where zips lie until they are answered.
 
     Raises (some of them only in the midst of the pictures):
         UnsupportedType: the body is of another kind, or compressed.
         TooManyBytes: it is, or is announced to be, larger than ``limits`` allow.
         TooManyPictures: its directory says so.
         MalformedBody: it is not what its Content-Type says, or is cut short.
-        DeadlineExceeded: the caller went silent, or a picture was not whole in time.
+        DeadlineExceeded: the caller went silent, or a picture was not whole in time, or too little came of a zip.
+        Overloaded: there are too many zips already.
         ClientGone: the caller left while the body was read.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -60,8 +68,10 @@ def read_pictures(
             hold()
             on_read()
 
-        return zip_entries(limited(_chunks(request, silence_s, on_whole), limits), limits)
-    pace = _Pace(silence_s, limits.picture_bytes)
+        pace = _Pace(silence_s, ZIP_BYTES, f"Less than {ZIP_BYTES:,} bytes of the zip came within {silence_s:g} s.")
+        paced = _paced(_chunks(request, silence_s, on_whole), pace)
+        return _on_shelf(zip_entries(limited(paced, limits), limits), shelf)
+    pace = _Pace(silence_s, limits.picture_bytes, f"A picture was not whole within {silence_s:g} s.")
     chunks = limited(_paced(_chunks(request, silence_s, on_read), pace), limits)
     if name == "multipart/form-data":
         hold()
@@ -73,12 +83,38 @@ def read_pictures(
     raise UnsupportedType(f"{told} is not accepted. {_BODIES}")
 
 
+class Shelf:
+    """Places for zips, of which all requests of a process have so many."""
+
+    def __init__(self, places: int = ZIPS) -> None:
+        self._free = places
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of them. Raise Overloaded if there is none."""
+        if not self._free:
+            raise Overloaded("Too many zips are being uploaded at once.", 1.0, "connections")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
+async def _on_shelf(entries: AsyncGenerator[Entry, None], shelf: Shelf) -> AsyncGenerator[Entry, None]:
+    with shelf.place():
+        async with aclosing(entries):
+            async for entry in entries:
+                yield entry
+
+
 class _Pace:
     """How a picture comes: whole after so many seconds, unless it is so many bytes that have come by then."""
 
-    def __init__(self, seconds: float, enough_bytes: int) -> None:
+    def __init__(self, seconds: float, enough_bytes: int, too_slow: str) -> None:
         self._seconds = seconds
         self._enough_bytes = enough_bytes
+        self._too_slow = too_slow
         self.begin()
 
     def begin(self) -> None:
@@ -92,7 +128,7 @@ class _Pace:
         if self._bytes >= self._enough_bytes:
             self.begin()
         elif time.monotonic() - self._begun_s > self._seconds:
-            raise DeadlineExceeded(f"A picture was not whole within {self._seconds:g} s.")
+            raise DeadlineExceeded(self._too_slow)
 
 
 async def _paced(chunks: Chunks, pace: _Pace) -> Chunks:
@@ -145,6 +181,7 @@ class _Form:
         if not boundary:
             raise MalformedBody(f"The Content-Type names no boundary. {_FORM}")
         self.ended = False
+        self._delimiter = b"\r\n--" + boundary
         self._limits = limits
         self._whole: deque[Entry] = deque()
         self._field = self._value = self._disposition = b""
@@ -166,6 +203,8 @@ class _Form:
 
     def write(self, chunk: bytes) -> Iterator[Entry]:
         """The files that are whole with this chunk."""
+        if chunk.count(self._delimiter) > MOST_DELIMITERS:
+            raise MalformedBody(f"The multipart body has too many boundaries. {_FORM}")
         try:
             self._parser.write(chunk)
         finally:  # those before what is wrong come first
@@ -221,13 +260,14 @@ async def _ndjson_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entr
 
 
 async def _lines(chunks: Chunks, longest: int) -> AsyncIterator[bytes]:
-    """Lines without their ends; of one that is longer, its beginning, which is longer too."""
+    """Lines without their ends, hardly a blank one; of one that is longer, its beginning, which is longer too."""
     line = bytearray()
     async for chunk in chunks:
         *ends, beginning = chunk.split(b"\n")
         for end in ends:
-            yield bytes(line + end[: longest + 1 - len(line)])
-            line.clear()
+            if line or end.strip():  # there may be 65,536 in a chunk, and nobody else has a turn meanwhile
+                yield bytes(line + end[: longest + 1 - len(line)])
+                line.clear()
         line += beginning[: longest + 1 - len(line)]
     yield bytes(line)
 

@@ -1,14 +1,15 @@
-"""What a decoder makes of a file beside the picture that it tells of: tiles that stick out, frames that are larger."""
+"""What a decoder makes of a file beside the picture: tiles that stick out, frames that are larger, coefficients."""
 
 from typing import NamedTuple
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
-from service import avif
+from service import avif, jpeg
 
 
 class Coded(NamedTuple):
-    """Pixels that are decoded for a picture, and how many of them lie beside it in memory at once."""
+    """Pixels that are decoded for a picture, and how many of them lie beside it in memory at once, or samples of a
+    JPEG."""
 
     pixels: int
     held: int
@@ -25,6 +26,10 @@ def coded(image: Image.Image, data: bytes | memoryview) -> Coded:
     if image.format == "AVIF":
         pixels = avif.decoded_pixels(data)
         return Coded(pixels, pixels)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # whose components do not come together is kept as coefficients, at whatever scale it is read
+        kept = image.info.get("progressive") or jpeg.first_scan(data) < image.layers
+        return Coded(shown, shown * image.layers if kept else 0)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _tiles(image)
     return Coded(shown, shown if image.format == "WEBP" else 0)

@@ -91,7 +91,7 @@ CODED = 3
 
 # Bytes that Pillow has for a pixel, by mode; of any other, four. And what decoders hold beside it, by format.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-_HELD_BYTES = {"WEBP": 12, "AVIF": 6, "TIFF": 8}
+_HELD_BYTES = {"WEBP": 12, "AVIF": 6, "TIFF": 8, "JPEG": 2, "MPO": 2}
 
 
 class Reduced(NamedTuple):
@@ -152,7 +152,7 @@ class Opened:
             _check_coded(made, max_pixels)
             self._size = self._image.size
             self._extent = _reduce(self._image, at_least)
-            self.need_bytes = _need_bytes(self._image, self._size, made)
+            self.need_bytes = _need_bytes(self._image, made)
 
     def read(self) -> Reduced:
         """The whole picture."""
@@ -175,10 +175,10 @@ class Opened:
             raise _unreadable(self._data) from error
 
 
-def _need_bytes(image: Image.Image, size: tuple[int, int], made: Coded) -> int:
+def _need_bytes(image: Image.Image, made: Coded) -> int:
     """How much memory it takes at most to read an image that has been opened, and to make it upright RGB.
 
-    ``size`` is what its file has; it may be read at a smaller one. ``made`` is what a decoder makes of it.
+    ``made`` is what a decoder makes of its file.
     """
     if image.has_transparency_data:
         taken = 16  # RGBA, white, both, and RGB
@@ -188,9 +188,7 @@ def _need_bytes(image: Image.Image, size: tuple[int, int], made: Coded) -> int:
         taken = 4 if image.mode == "RGB" else 8  # RGB, and turned
     each = _PIXEL_BYTES.get(image.mode, 4) + taken
     held = made.held * _HELD_BYTES.get(image.format or "", 0)
-    # of a progressive JPEG all coefficients are kept, at whatever scale it is read: two bytes for each of three
-    coefficients = 6 if image.info.get("progressive") else 0
-    return image.width * image.height * each + held + size[0] * size[1] * coefficients
+    return image.width * image.height * each + held
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> Extent:

@@ -1,29 +1,26 @@
-"""Files that would keep a decoder busy far longer than their pixels do: millions of scans, chunks, runs or strips.
+"""Files that would keep a decoder busy far longer than their pixels do: millions of scans, chunks, runs, strips, items.
 
 What is looked for is what decoders were seen to take seconds to hours for, at a few megabytes; no camera and no program
 makes it. All is counted, not timed, so that a file is refused always or never.
 """
 
-import re
 import struct
 from io import BytesIO
 
+from service import avif, jpeg
 from service.errors import TooIntricate
 
 READS = 500_000
 """Of Pillow's parsers in Python, which read a file chunk by chunk, or run by run: up to four microseconds each."""
 SCANS = 32
 """Of a JPEG: each goes over all of its pixels. Encoders make ten or so."""
-SEGMENTS = 10_000
-"""Of a JPEG."""
 EXIF_BYTES = 1_000_000
 """Of a JPEG; a segment holds 65,533, and cameras fill one."""
 VALUES = 65_536
 """Of one tag of a TIFF, as numbers. There may be as many rows, and each may be a strip: 24 microseconds."""
 
-_SEGMENT = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # in a scan, what follows \xff is 0 or the number of a restart
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _EXIF = b"Exif\0\0"
+_AVIF = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")  # what Pillow gives libavif
 _KEPT_AS_BYTES = (1, 2, 7)  # TIFF's BYTE, ASCII and UNDEFINED
 
 
@@ -42,7 +39,12 @@ class Reader(BytesIO):
 
 
 def check(data: bytes | memoryview) -> None:
-    """Look at a file that is about to be opened. Raise TooIntricate if it is."""
+    """Look at a file that is about to be opened.
+
+    Raises:
+        TooIntricate: it is.
+        ValueError, struct.error: it is an AVIF that does not make sense.
+    """
     try:
         if data[:3] == b"\xff\xd8\xff":
             _check_jpeg(data)
@@ -52,26 +54,20 @@ def check(data: bytes | memoryview) -> None:
             _check_tiff(data, "<" if data[:1] == b"I" else ">", at=8, offset="Q", length="Q", entry="HHQ8x")
     except struct.error:
         pass  # cut short: whoever reads it will say so
+    if data[4:12] in _AVIF:
+        avif.check(data)  # what cannot be followed to its end is not opened, for the rest may be long
 
 
 def _check_jpeg(data: bytes | memoryview) -> None:
-    scans, exif, place = 0, 0, 0
-    for _ in range(SEGMENTS):
-        segment = _SEGMENT.search(data, place)
-        if segment is None or segment[1][0] == _EOI:
-            return
-        place = segment.end()
-        if segment[1][0] == _SOI:
-            continue
-        (length,) = struct.unpack_from(">H", data, place)
-        scans += segment[1][0] == _SOS
-        exif += length if segment[1][0] == _APP1 and data[place + 2 : place + 8] == _EXIF else 0
-        place += length
+    scans, exif = 0, 0
+    for number, place in jpeg.segments(data):
+        scans += number == jpeg.SOS
+        if number == jpeg.APP1 and data[place + 2 : place + 8] == _EXIF:
+            exif += struct.unpack_from(">H", data, place)[0]
         if scans > SCANS:
             raise TooIntricate(f"The JPEG has more than {SCANS} scans.")
         if exif > EXIF_BYTES:
             raise TooIntricate(f"The JPEG has more than {EXIF_BYTES:,} bytes of EXIF.")
-    raise TooIntricate(f"The JPEG has more than {SEGMENTS:,} segments.")
 
 
 def _check_tiff(data: bytes | memoryview, order: str, at: int, offset: str, length: str, entry: str) -> None:

@@ -1,9 +1,11 @@
 """A request's body -> the bytes of one picture."""
 
+import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from python_multipart.exceptions import FormParserError
@@ -13,6 +15,12 @@ from starlette.requests import Request
 from service.errors import ClientGone, EmptyBody, MalformedBody, TooManyBytes, UnsupportedType
 
 _Options = Mapping[bytes, bytes]
+_T = TypeVar("_T")
+
+SMALL_BYTES = 1 << 16
+"""A body up to here is taken apart at once; the way to a thread would cost more."""
+MOST_DELIMITERS = 1000
+"""Of a form, or a chunk of one. No picture in it may hold any, and whatever looks like one costs two microseconds."""
 
 _BODIES = (
     "Send the picture as the raw body (Content-Type image/* or application/octet-stream), "
@@ -22,6 +30,8 @@ _BODIES = (
 _FORM = "A form must hold one file{named} and nothing else, as curl -F {field}=@cat.jpg sends it."
 _JSON = 'A JSON body must be {"image": "<base64 or data URI>"}, without other keys.'
 _BASE64 = "The value of image is not base64."
+_PIECE = 1 << 20
+"""Of base64, a multiple of four: in one piece 27 MB would keep everybody else waiting."""
 
 _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")
 
@@ -46,8 +56,15 @@ async def read_picture(request: Request, max_bytes: int, field: str | None = "fi
     kind, options = parse_options_header(request.headers.get("content-type"))
     extract = _extractor(kind.decode("latin-1"))
     body = await read_body(request, max_bytes, encoded=extract is not _from_raw)
-    picture = extract(body, options, field) if body else b""
+    picture = body
+    if body and extract is not _from_raw:
+        picture = await taken_apart(body, lambda body: extract(body, options, field))
     return checked(picture, max_bytes)
+
+
+async def taken_apart(body: bytes, take_apart: Callable[[bytes], _T]) -> _T:
+    """What is made of a body: beside the event loop, if it is large."""
+    return take_apart(body) if len(body) <= SMALL_BYTES else await asyncio.to_thread(take_apart, body)
 
 
 def checked(picture: bytes, max_bytes: int) -> bytes:
@@ -105,9 +122,12 @@ def _from_form(body: bytes, options: _Options, field: str | None) -> bytes:
             raise MalformedBody(form)
         files.append(part)
 
+    boundary = options.get(b"boundary", b"")
+    if boundary and body.count(b"\r\n--" + boundary) > MOST_DELIMITERS:
+        raise MalformedBody(form)
     in_memory = {"MAX_MEMORY_FILE_SIZE": float("inf")}
     try:
-        FormParser("multipart/form-data", take, take, boundary=options.get(b"boundary"), config=in_memory).write(body)
+        FormParser("multipart/form-data", take, take, boundary=boundary or None, config=in_memory).write(body)
     except FormParserError as error:
         raise MalformedBody(f"The multipart body cannot be read. {form}") from error
     if not files:
@@ -142,11 +162,19 @@ def from_base64(text: str) -> bytes:
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
             raise MalformedBody("A data URI must be base64: data:image/jpeg;base64,...")
-    compact = text.encode("ascii", "replace").translate(_FROM_URLSAFE, delete=b" \t\r\n")
+    picture, rest = bytearray(), b""
     try:
-        return base64.b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+        for start in range(0, len(text), _PIECE):
+            rest += text[start : start + _PIECE].encode("ascii", "replace").translate(_FROM_URLSAFE, delete=b" \t\r\n")
+            whole = max(0, len(rest) - 4) // 4 * 4  # what is padded comes last
+            picture += base64.b64decode(rest[:whole], validate=True)
+            if rest.find(b"=", 0, whole) >= 0:
+                raise MalformedBody(_BASE64)
+            rest = rest[whole:]
+        picture += base64.b64decode(rest + b"=" * (-len(rest) % 4), validate=True)
     except binascii.Error as error:
         raise MalformedBody(_BASE64) from error
+    return bytes(picture)
 
 
 _Extract = Callable[[bytes, _Options, str | None], bytes]

@@ -32,6 +32,16 @@ def jpeg_of_scans(count: int, size: Size = (64, 64)) -> bytes:
     return data[:end] + data[data.rindex(b"\xff\xda") : end] * count + data[end:]
 
 
+def jpeg_in_scans(image: Image.Image) -> bytes:
+    """A baseline one whose components come one after the other, which no encoder of Pillow's makes."""
+    bands = [encoded(band, "JPEG") for band in image.split()]
+    frame, scan = bands[0].index(b"\xff\xc0"), bands[0].index(b"\xff\xda")
+    head = b"\xff\xc0" + struct.pack(">HBHHB", 8 + 3 * len(bands), 8, image.height, image.width, len(bands))
+    components = b"".join(bytes([number, 0x11, 0]) for number in range(len(bands)))
+    scans = b"".join(b"\xff\xda\0\x08\x01" + bytes([number]) + band[scan + 6 : -2] for number, band in enumerate(bands))
+    return bands[0][:frame] + head + components + bands[0][frame + 13 : scan] + scans + b"\xff\xd9"
+
+
 def jpeg_with(segment: bytes, count: int) -> bytes:
     """One with so many APP1 segments."""
     data = encoded(grey(), "JPEG")
@@ -86,6 +96,11 @@ def bmp_of_runs(runs: bytes, size: Size = (5000, 2000)) -> bytes:
     return b"BM" + struct.pack("<IHHI", begin + len(runs), 0, 0, begin) + information + palette + runs
 
 
+def bmp_of_one_colour(size: Size) -> bytes:
+    row = b"\xff\x05" * (size[0] // 255) + bytes([size[0] % 255, 5]) + b"\0\0"
+    return bmp_of_runs(row * size[1] + b"\0\1", size)
+
+
 # TIFF
 
 
@@ -134,12 +149,39 @@ def big_tiff_of_strips(count: int) -> bytes:
     return (b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 1) + entry).ljust(512, b"\0") + bytes(4096)
 
 
+def tiff_of_directories(tag: int, count: int) -> bytes:
+    """One whose tag leads to a directory, in which it leads to another, and so on."""
+    places = [512 + 18 * number for number in range(count)]
+    chain = (struct.pack("<HHHIII", 1, tag, 4, 1, place, 0) for place in [*places[1:], 512])
+    return tiff({tag: (4, 1, places[0]), 273: (4, 1, 512 + 18 * count)}, b"".join(chain))
+
+
+def tiff_of_pages(count: int) -> bytes:
+    """One whose directory is followed by another, and that by another, and so on."""
+    places = [512 + 18 * number for number in range(count)]
+    chain = (struct.pack("<HHHIII", 1, 254, 4, 1, 0, place) for place in [*places[1:], 0])
+    return tiff({273: (4, 1, 512 + 18 * count)}, b"".join(chain), following=512)
+
+
 # Frames, and sizes that are not what the header says
 
 
 def animated(kind: str, frames: int, **how: Any) -> bytes:
     others = [Image.new("L", (16, 16), number % 256) for number in range(1, frames)]
     return encoded(Image.new("L", (16, 16)), kind, save_all=True, append_images=others, **how)
+
+
+def webp_of_another_canvas(frame: Size, canvas: Size) -> bytes:
+    image = Image.new("RGBA", frame, (1, 2, 3, 4))
+    data = bytearray(encoded(image, "WEBP"))
+    at = data.index(b"VP8X") + 12
+    data[at : at + 6] = b"".join((side - 1).to_bytes(3, "little") for side in canvas)
+    return bytes(data)
+
+
+def gif_of_another_screen(frame: Size, screen: Size) -> bytes:
+    data = encoded(Image.new("P", frame), "GIF")
+    return data[:6] + struct.pack("<HH", *screen) + data[10:]
 
 
 def resized(data: bytes, find: bytes, put: bytes) -> bytes:
@@ -154,6 +196,30 @@ def avif_in_a_box(frame: tuple[int, int], box: tuple[int, int]) -> bytes:
     return data.replace(b"ispe\0\0\0\0" + struct.pack(">II", *frame), b"ispe\0\0\0\0" + struct.pack(">II", *box))
 
 
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def avif_of_items(count: int) -> bytes:
+    """A picture beside which so many items are named that are none."""
+    data = encoded(grey(), "AVIF")
+    at, meta = data.index(b"iinf") - 4, data.index(b"meta") - 4
+    size, meta_size = (struct.unpack_from(">I", data, place)[0] for place in (at, meta))
+    others = (box(b"infe", struct.pack(">IIH4sx", 3 << 24, 9 + number, 0, b"none")) for number in range(count))
+    named = box(b"iinf", struct.pack(">II", 1 << 24, 1 + count) + data[at + 14 : at + size] + b"".join(others))
+    longer = len(named) - size
+    data = data[:at] + named + data[at + size :]
+    data = data[:meta] + struct.pack(">I", meta_size + longer) + data[meta + 4 :]
+    begin = data.index(b"mdat") + 4
+    return data.replace(struct.pack(">I", begin - longer), struct.pack(">I", begin), 1)
+
+
+def avif_of_chunks(count: int) -> bytes:
+    """A film that tells of so many pieces of it."""
+    data = animated("AVIF", 2, speed=10)
+    return data + box(b"moov", box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", box(b"stsc", bytes(12 * count)))))))
+
+
 def polyglot() -> bytes:
     """A picture that is an archive too."""
     file = io.BytesIO(encoded(grey(), "PNG"))
@@ -163,6 +229,53 @@ def polyglot() -> bytes:
     return file.getvalue()
 
 
+def script() -> bytes:
+    """A GIF that is JavaScript too: what tells its width begins a comment."""
+    return encoded(Image.new("P", (0x2A2F, 8)), "GIF") + b"*/=alert(1)"
+
+
+def document() -> bytes:
+    """A JPEG that is a PDF too, which readers look for in the first kilobyte."""
+    begin, end = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\n", b"\ntrailer<</Root 1 0 R>>\n%%EOF"
+    return encoded(grey(), "JPEG", comment=begin) + end
+
+
+def plain_zip(files: int, size: int) -> bytes:
+    """One that unpacks to a thousand times itself."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(files):
+            archive.writestr(f"{number:04}", bytes(size))
+    return file.getvalue()
+
+
+def lying_zip(files: int = 5, size: int = 20_000_000) -> bytes:
+    """The same, but it tells of a byte a file."""
+    data = bytearray(plain_zip(files, size))
+    place = data.index(b"PK\1\2")
+    while data.startswith(b"PK\1\2", place):
+        data[place + 24 : place + 28] = struct.pack("<I", 1)
+        place += 50
+    return bytes(data)
+
+
+def zip_of_folders(count: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}/", b"")
+    return file.getvalue()
+
+
+ONE_COLOUR: dict[str, Callable[[Size], bytes]] = {
+    "a PNG": lambda size: encoded(grey(size), "PNG"),
+    "a WebP": lambda size: encoded(Image.new("RGB", size), "WEBP", lossless=True, method=0),
+    "a GIF": lambda size: encoded(Image.new("P", size), "GIF"),
+    "a BMP of runs": bmp_of_one_colour,
+    "a deflated TIFF": lambda size: encoded(grey(size), "TIFF", compression="tiff_adobe_deflate"),
+    "a progressive JPEG": lambda size: encoded(grey(size), "JPEG", progressive=True),
+}
+"""All of them hardly larger the more pixels they have."""
 MEGABYTES = 1_000_000
 INTRICATE: dict[str, Callable[[], bytes]] = {
     "a JPEG of 33 scans": lambda: jpeg_of_scans(33),
@@ -180,16 +293,27 @@ INTRICATE: dict[str, Callable[[], bytes]] = {
     "a TIFF that tells of four billion strips": lambda: tiff_of_strips(2**32 - 1, 1),
     "a BigTIFF that tells of four billion strips": lambda: big_tiff_of_strips(2**32),
     "a TIFF of a million resolutions": lambda: tiff({282: (5, MEGABYTES, 512)}, bytes(8 * MEGABYTES)),
+    "an AVIF of 10,000 items": lambda: avif_of_items(10_000),
+    "an AVIF of 10,000 chunks": lambda: avif_of_chunks(10_000),
 }
 READ: dict[str, Callable[[], bytes]] = {
     "a GIF of 10,000 frames": lambda: gif_of_frames(10_000),
-    "an APNG of 1,000 frames": lambda: animated("PNG", 1_000),
-    "a WebP of 1,000 frames": lambda: animated("WEBP", 1_000, lossless=True, method=0),
+    "an APNG of 10,000 frames": lambda: animated("PNG", 10_000),
+    "a WebP of 10,000 frames": lambda: animated("WEBP", 10_000, lossless=True, method=0),
+    "an AVIF of 1,000 items": lambda: avif_of_items(1_000),
+    "an AVIF of 10,000 frames": lambda: animated("AVIF", 10_000, speed=10),
+    "a TIFF of 10,000 pages": lambda: tiff_of_pages(10_000),
+    "a TIFF of directories 10,000 deep": lambda: tiff_of_directories(330, 10_000),
+    "a TIFF of EXIF 10,000 deep": lambda: tiff_of_directories(34_665, 10_000),
     "a TIFF whose directories go round": lambda: tiff({}, following=8),
     "a TIFF of strips of one row": lambda: encoded(grey((8, 60_000)), "TIFF", compression="tiff_lzw"),
     "a JPEG with a film behind": motion_photo,
     "a JPEG of 50 megapixels in scans": lambda: encoded(grey((10_000, 5_000)), "JPEG", progressive=True),
     "a picture that is an archive too": polyglot,
+    "a picture that is a script too": script,
+    "a picture that is a document too": document,
+    "a GIF whose screen is smaller than its frame": lambda: gif_of_another_screen((4000, 4000), (8, 8)),
+    "a GIF whose screen is larger than its frame": lambda: gif_of_another_screen((8, 8), (4000, 4000)),
 }
 DAMAGED: dict[str, Callable[[], bytes]] = {
     "a PNG of colours whose palette is missing": lambda: png(colours=3),
@@ -208,6 +332,8 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     ),
     "a GIF that ends in its header": lambda: encoded(Image.new("P", (8, 8)), "GIF")[:20],
     "a WebP that is half there": lambda: encoded(Image.effect_noise((64, 64), 99), "WEBP", lossless=True)[:700],
+    "a WebP whose canvas is smaller than its frame": lambda: webp_of_another_canvas((4000, 4000), (8, 8)),
+    "a WebP whose canvas is larger than its frame": lambda: webp_of_another_canvas((8, 8), (4000, 4000)),
     "an AVIF that is half there": lambda: encoded(Image.effect_noise((64, 64), 99), "AVIF")[:700],
 }
 LARGER: dict[str, Callable[[], bytes]] = {

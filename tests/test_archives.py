@@ -141,6 +141,16 @@ async def test_what_unpacks_to_more_than_is_allowed_at_once_ends_there() -> None
     assert await before_failing(TooManyBytes, tar_entries, packed_tar(files, "w:gz"), too_large) == 2
 
 
+async def test_what_is_inflated_of_a_file_counts_whatever_the_directory_says() -> None:
+    limits = Limits(picture_bytes=10_000_000, total_bytes=300_000, pictures=100)
+    archive = bytearray(packed_zip({str(number): bytes(1_000_000) for number in range(10)}))
+    place = archive.index(b"PK\1\2")
+    while archive.startswith(b"PK\1\2", place):
+        archive[place + 24 : place + 28] = struct.pack("<I", 5)
+        place += 47
+    assert await before_failing(TooManyBytes, zip_entries, bytes(archive), limits) == 4
+
+
 BOMBS: dict[str, tuple[Entries, Callable[[], bytes]]] = {
     "one file in a zip": (zip_entries, lambda: packed_zip({"bomb": bytes(100_000_000)})),
     "a gzip of nothing": (tar_entries, lambda: gzip.compress(bytes(200_000_000), 1)),
@@ -185,6 +195,37 @@ async def test_a_zip_without_a_place_to_lie_in_is_refused_with_the_right_reason(
 async def test_a_zip_with_a_directory_of_far_too_many_is_refused() -> None:
     files = {f"{'x' * 200}{number}": b"" for number in range(1_000)}
     assert await before_failing(TooManyPictures, zip_entries, packed_zip(files)) == 0
+
+
+@pytest.mark.parametrize("told", [300, 1])
+async def test_a_zip_of_far_too_many_entries_is_refused_before_it_is_taken_apart(
+    monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    archive = bytearray(packed_zip({f"{number}/": b"" for number in range(301)}))
+    archive[-14:-10] = struct.pack("<HH", told, told)
+    monkeypatch.setattr("zipfile.ZipInfo.__init__", lambda *_: pytest.fail("an entry was made"))
+    assert await before_failing(TooManyPictures, zip_entries, bytes(archive)) == 0
+
+
+async def test_as_many_entries_as_there_may_be_are_read() -> None:
+    files = {**{f"{number}/": b"" for number in range(299)}, "a": b"b"}
+    assert await found(zip_entries, packed_zip(files)) == [("a", b"b")]
+
+
+async def test_an_entry_with_much_beside_it_is_not_taken_apart() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        info = zipfile.ZipInfo("a")
+        info.extra = b"\1\0\0\0" * 16_000
+        archive.writestr(info, b"b")
+    assert await before_failing(MalformedBody, zip_entries, file.getvalue()) == 0
+
+
+async def test_a_file_may_look_like_a_directory() -> None:
+    files = {"a.zip": packed_zip({f"{number}/": b"" for number in range(9)})[-1000:]}
+    files["b"] = files["a.zip"][files["a.zip"].index(b"PK\1\2") :]
+    packed = packed_zip(files, zipfile.ZIP_STORED)
+    assert await found(zip_entries, packed, LIMITS._replace(pictures=2)) == contents(files)
 
 
 async def test_an_encrypted_or_damaged_file_in_a_zip_is_one_bad_entry() -> None:

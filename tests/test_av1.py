@@ -26,10 +26,13 @@ def unit(kind: int, content: bytes, *, extended: bool = False) -> bytes:
 
 
 def sequence(
-    width: int = 64, height: int = 48, *, timed: bool = False, ids: bool = False, chosen: bool = True
+    width: int = 64, height: int = 48, *, timed: bool = False, ids: bool = False, chosen: bool = True, zeros: int = 0
 ) -> bytes:
-    """The header of a sequence that is no still picture, with as much in it as may be, or as little."""
+    """The header of a sequence that is no still picture, with as much in it as may be, or as little, or with so many
+    zeros in a number."""
     timing = [(1, 1), (1, 32), (1, 32), (0, 1), (1, 1), (9, 5), (1, 32), (3, 5), (6, 5)] if timed else [(0, 1)]
+    if zeros:
+        timing = [(1, 1), (1, 32), (1, 32), (1, 1), (0, zeros), (0, 1)]
     point = [(0, 12), (9, 5), (1, 1), *([(1, 1), (1, 10), (1, 10), (1, 1)] if timed else []), (1, 1), (5, 4)]
     return unit(
         SEQUENCE,
@@ -114,6 +117,10 @@ def test_a_frame_that_is_shown_again_says_nothing_of_its_size() -> None:
     assert coded_pixels(memoryview(sequence() + unit(FRAME, frame()) + again), Steps(10)) == 2 * 64 * 48
 
 
+def test_a_number_ends_after_32_zeros() -> None:
+    assert coded_pixels(memoryview(sequence(zeros=32) + unit(FRAME, frame())), Steps(10)) == 64 * 48
+
+
 def test_a_million_units_are_too_many() -> None:
     with pytest.raises(TooIntricate, match="more than 100 parts"):
         coded_pixels(memoryview(unit(TEMPORAL_DELIMITER, b"") * 1_000_000), Steps(100))
@@ -146,3 +153,22 @@ def test_an_encoders_frames_are_found_to_the_last() -> None:
     begin = film.index(b"mdat")
     (size,) = struct.unpack_from(">I", film, begin - 4)
     assert coded_pixels(memoryview(film)[begin + 4 : begin - 4 + size], Steps(100)) == 5 * 60 * 40
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def avif_of_items(items: int, extent: int) -> bytes:
+    """Items of two extents each, which lie on the same bytes."""
+    named = b"".join(box(b"infe", struct.pack(">IHH4s", 2 << 24, item, 0, b"av01")) for item in range(items))
+    where = b"".join(struct.pack(">HHHIIII", item, 0, 2, 0, extent, 0, extent) for item in range(items))
+    names = box(b"iinf", struct.pack(">IH", 0, items) + named)
+    return box(b"meta", bytes(4) + names + box(b"iloc", struct.pack(">IHH", 0, 0x4400, items) + where))
+
+
+def test_items_that_lie_on_the_same_bytes_are_not_put_together_again_and_again() -> None:
+    once = avif_of_items(3, 1)
+    assert decoded_pixels(once) == 0
+    with pytest.raises(TooIntricate, match="more than once"):
+        decoded_pixels(avif_of_items(3, len(once) // 5))

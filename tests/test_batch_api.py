@@ -288,10 +288,14 @@ async def test_a_caller_who_goes_silent_is_cut_off() -> None:
     assert outcomes() - before == {("/predict/batch", "deadline_exceeded"): 2}
 
 
-async def test_a_picture_that_drips_is_cut_off_though_its_caller_is_never_silent() -> None:
-    body = form(numbered(2))
+@pytest.mark.parametrize(
+    ("kind", "pack", "reason"),
+    [(FORM_TYPE, form, b"not whole within 0.3 s"), ("application/zip", packed_zip, b"of the zip came within 0.3 s")],
+)
+async def test_what_drips_is_cut_off_though_its_caller_is_never_silent(kind: str, pack: Any, reason: bytes) -> None:
+    body = pack(numbered(2))
     async with serving_engine() as engine, listening(application(engine, timeout_s=0.3)) as port:
-        slow = await Sender.to(port, FORM_TYPE)
+        slow = await Sender.to(port, kind)
         await slow.send(body[:-100])
         answer = asyncio.create_task(slow.reader.read())
         for byte in body[-100:-1]:
@@ -300,7 +304,7 @@ async def test_a_picture_that_drips_is_cut_off_though_its_caller_is_never_silent
             await slow.send(bytes([byte]))
             await asyncio.sleep(0.02)
         told = (await answer).splitlines()
-        assert any(b'"code":"deadline_exceeded"' in line and b"not whole within 0.3 s" in line for line in told)
+        assert any(b'"code":"deadline_exceeded"' in line and reason in line for line in told)
         await slow.leave()
 
 

@@ -4,19 +4,23 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
+from zipfile import ZIP_STORED
 
 import pytest
-from packing import FORMS, Files, form, ndjson, split
+from packing import FORMS, Files, form, ndjson, packed_zip, split
 from starlette.requests import Request
 from starlette.types import Message
 
 from service.archives import Entry, Limits
-from service.bundles import read_pictures
+from service.bundles import ZIPS, Shelf, read_pictures
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
     MalformedBody,
+    Overloaded,
     ServiceError,
     TooManyBytes,
     UnsupportedType,
@@ -33,6 +37,7 @@ class Upload:
     def __init__(self, kind: str, pieces: Iterable[bytes], end: Message | None = None, **headers: str) -> None:
         self.received = 0
         self.read = False
+        self.shelf = Shelf()
         self._pieces = iter(pieces)
         self._end = end or {"type": "http.request", "body": b"", "more_body": False}
         named = {"content-type": kind, **{name.replace("_", "-"): value for name, value in headers.items()}}
@@ -47,7 +52,7 @@ class Upload:
         return {"type": "http.request", "body": piece, "more_body": True}
 
     def entries(self, limits: Limits = LIMITS) -> AsyncIterator[Entry]:
-        return read_pictures(self.request, limits, 20, lambda: None, self._on_read)
+        return read_pictures(self.request, limits, 20, lambda: None, self._on_read, self.shelf)
 
     def _on_read(self) -> None:
         self.read = True
@@ -154,6 +159,17 @@ async def test_lines_take_data_uris_and_no_name() -> None:
     assert await Upload("application/jsonl", [json.dumps(line).encode()]).found() == [(None, b"ABC")]
 
 
+async def test_blank_lines_are_none() -> None:
+    assert await Upload(NDJSON_TYPE, [b"\n" * 99_999 + b" \n" * 9, b"  ", b"  \n", b'{"image": "QUJD"}']).found() == [
+        (None, b"ABC")
+    ]
+
+
+async def test_a_form_of_what_looks_like_boundaries_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.bundles.MultipartParser.write", lambda *_: pytest.fail("it was"))
+    await Upload(FORM_TYPE, [PART + b"\r\n--bx" * 2000]).failure(MalformedBody)
+
+
 PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n'
 
 
@@ -199,4 +215,41 @@ async def test_a_caller_who_goes_silent_is_not_waited_for() -> None:
 
     request = Request({"type": "http", "headers": [(b"content-type", b"application/zip")]}, never)
     with pytest.raises(DeadlineExceeded, match=r"Nothing more of the body came for 0\.01 s"):
-        await anext(read_pictures(request, LIMITS, 0.01, lambda: None, lambda: None))
+        await anext(read_pictures(request, LIMITS, 0.01, lambda: None, lambda: None, Shelf()))
+
+
+async def test_a_zip_may_not_drip_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.bundles.time", SimpleNamespace(monotonic=count(0, 9).__next__))
+    upload = Upload("application/zip", (b"x" for _ in range(1000)))
+    found, detail = await upload.failure(DeadlineExceeded)
+    assert (found, upload.received) == ([], 3)
+    assert detail == "Less than 250,000 bytes of the zip came within 20 s."
+
+
+async def test_a_zip_may_take_its_time_as_long_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.bundles.time", SimpleNamespace(monotonic=count(0, 3).__next__))
+    files = {str(number): bytes(1_000_000) for number in range(4)}
+    upload = Upload("application/zip", split(packed_zip(files, ZIP_STORED), 150_000))
+    assert len(await upload.found(Limits(1_000_000, 10_000_000, 10))) == 4
+
+
+async def test_there_is_room_for_so_many_zips_and_no_more() -> None:
+    gate, shelf = asyncio.Event(), Shelf()
+
+    async def never() -> Message:
+        await gate.wait()
+        return {"type": "http.disconnect"}
+
+    def begin() -> asyncio.Task[Entry]:
+        request = Request({"type": "http", "headers": [(b"content-type", b"application/zip")]}, never)
+        entries = read_pictures(request, LIMITS, 20, lambda: None, lambda: None, shelf)
+        return asyncio.ensure_future(anext(entries))
+
+    coming = [begin() for _ in range(ZIPS)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="Too many zips"):
+        await begin()
+    gate.set()
+    await asyncio.wait(coming)
+    with pytest.raises(ClientGone):
+        await begin()

@@ -4,12 +4,14 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from bombs import ONE_COLOUR, encoded, gif_of_another_screen, jpeg_in_scans
 from calling import application, calling, serving_engine
 from PIL import Image
 from running import ROOT
@@ -26,18 +28,23 @@ RGBA.putalpha(128)
 GREY = np.asarray(RGB.convert("L"))
 TURNED = Image.Exif()
 TURNED[0x112] = 6
-FILES: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
-    "PNG": (RGB, "PNG", {"compress_level": 1}),
-    "PNG, transparent": (RGBA, "PNG", {"compress_level": 1}),
-    "PNG, palette, transparent": (RGB.quantize(16), "PNG", {"transparency": 0}),
-    "PNG, 16 bits": (Image.fromarray(GREY.astype(np.uint16) * 257), "PNG", {"compress_level": 1}),
-    "JPEG, turned": (RGB, "JPEG", {"exif": TURNED}),
-    "JPEG, progressive": (RGB, "JPEG", {"progressive": True, "subsampling": 0}),
-    "JPEG, CMYK": (RGB.convert("CMYK"), "JPEG", {}),
-    "WebP": (RGB, "WEBP", {"lossless": True, "method": 0}),
-    "WebP, transparent": (RGBA, "WEBP", {"method": 0}),
-    "AVIF, transparent": (RGBA, "AVIF", {"speed": 10}),
-    "TIFF of floats": (Image.fromarray(GREY.astype(np.float32)), "TIFF", {}),
+FILES: dict[str, Callable[[], bytes]] = {
+    "PNG": lambda: encoded(RGB, "PNG", compress_level=1),
+    "PNG, transparent": lambda: encoded(RGBA, "PNG", compress_level=1),
+    "PNG, palette, transparent": lambda: encoded(RGB.quantize(16), "PNG", transparency=0),
+    "PNG, 16 bits": lambda: encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG", compress_level=1),
+    "JPEG, turned": lambda: encoded(RGB, "JPEG", exif=TURNED),
+    "JPEG, progressive": lambda: encoded(RGB, "JPEG", progressive=True, subsampling=0),
+    "JPEG, CMYK": lambda: encoded(RGB.convert("CMYK"), "JPEG"),
+    "JPEG, progressive, CMYK": lambda: encoded(RGB.convert("CMYK"), "JPEG", progressive=True),
+    "JPEG, scan by scan": lambda: jpeg_in_scans(RGB),
+    "JPEG, scan by scan, CMYK": lambda: jpeg_in_scans(RGB.convert("CMYK")),
+    "WebP": lambda: encoded(RGB, "WEBP", lossless=True, method=0),
+    "WebP, transparent": lambda: encoded(RGBA, "WEBP", method=0),
+    "AVIF, transparent": lambda: encoded(RGBA, "AVIF", speed=10),
+    **{f"{name} of one colour": partial(make, (SIDE, SIDE)) for name, make in ONE_COLOUR.items()},
+    "GIF on a small screen": lambda: gif_of_another_screen((SIDE, SIDE), (8, 8)),
+    "TIFF of floats": lambda: encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"),
 }
 READ = """
 import re, sys
@@ -59,9 +66,8 @@ print(opened.need_bytes, peak() - before)
     ("kind", "at_least"), [*((kind, 0) for kind in FILES), *((kind, 1000) for kind in FILES if kind.startswith("JPEG"))]
 )
 def test_no_picture_takes_more_memory_than_its_header_says(tmp_path: Path, kind: str, at_least: int) -> None:
-    image, name, how = FILES[kind]
     file = tmp_path / "picture"
-    image.save(file, name, **how)
+    file.write_bytes(FILES[kind]())
     read = [sys.executable, "-c", READ, str(file), str(at_least)]
     told = subprocess.run(read, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     need, took = map(int, told.split())

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
+from bombs import document, lying_zip, polyglot, script
 from running import CAT, Service, serving, until
 
 PICTURE = CAT.read_bytes()
@@ -146,10 +147,30 @@ BODIES = {
     "a batch of one line 100,000 deep": (typed(b"application/x-ndjson", NESTED, b"/predict/batch"), [200]),
     "a batch that is no zip": (typed(b"application/zip", b"PK\x03\x04" + b"\xff" * 999, b"/predict/batch"), [400]),
 }  # fmt: skip
+BATCH = b"/predict/batch"
+DISGUISES = {
+    "a picture of another kind": (typed(b"image/gif", PICTURE), [200]),
+    "a picture called text": (typed(b"text/html", PICTURE), [415]),
+    "a picture called JSON": (typed(JSON, PICTURE), [400]),
+    "a picture called a form": (typed(FORM, PICTURE), [400]),
+    "a picture called a zip": (typed(b"application/zip", PICTURE, BATCH), [400]),
+    "a picture called a tar": (typed(b"application/x-tar", PICTURE, BATCH), [400]),
+    "a picture called a gzip": (typed(b"application/gzip", PICTURE, BATCH), [400]),
+    "a picture called lines": (typed(b"application/x-ndjson", PICTURE, BATCH), [200]),
+    "a zip called a picture": (typed(b"image/png", lying_zip(1, 9)), [415]),
+    "a zip called a tar": (typed(b"application/x-tar", lying_zip(1, 9), BATCH), [400]),
+    "a picture that is a zip too": (typed(b"image/png", polyglot()), [200]),
+    "a zip that is a picture too": (typed(b"application/zip", polyglot(), BATCH), [200]),
+    "a picture that is a script too": (typed(b"text/javascript", script()), [415]),
+    "a script that is a picture too": (typed(b"image/gif", script()), [200]),
+    "a document that is a picture too": (typed(b"image/jpeg", document()), [200]),
+    "a zip that lies about its sizes": (typed(b"application/zip", lying_zip(), BATCH), [200]),
+}
 ABUSES = {
     f"{kind}: {name}": case
     for kind, cases in {
         "length": LENGTHS, "chunks": CHUNKS, "head": HEADS, "pipeline": PIPELINES, "body": BODIES,
+        "disguise": DISGUISES,
     }.items()
     for name, case in cases.items()
 }  # fmt: skip

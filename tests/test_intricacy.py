@@ -1,9 +1,24 @@
 """Files that would keep a decoder busy far longer than their pixels do, and such as only look so."""
 
-import pytest
-from bombs import DAMAGED, INTRICATE, LARGER, READ, avif_in_a_box, jpeg_of_scans, tiff_of_tiles
+import time
 
-from service.errors import TooIntricate, TooManyPixels, TruncatedImage
+import pytest
+from bombs import (
+    DAMAGED,
+    INTRICATE,
+    LARGER,
+    ONE_COLOUR,
+    READ,
+    avif_in_a_box,
+    avif_of_chunks,
+    avif_of_items,
+    gif_of_another_screen,
+    jpeg_of_scans,
+    tiff_of_tiles,
+)
+
+from service import intricacy
+from service.errors import NotAnImage, TooIntricate, TooManyPixels, TruncatedImage
 from service.images import Opened, decode
 from service.intricacy import SCANS
 
@@ -19,6 +34,20 @@ def test_what_would_keep_a_decoder_busy_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", READ)
 def test_what_is_only_long_or_odd_is_read(name: str) -> None:
     assert decode(READ[name](), MAX_PIXELS).mode == "RGB"
+
+
+@pytest.mark.parametrize("name", ONE_COLOUR)
+def test_a_large_picture_of_one_colour_is_read_or_refused_by_its_header(name: str) -> None:
+    data = ONE_COLOUR[name]((3000, 2000))
+    assert len(data) < 200_000
+    with pytest.raises(TooManyPixels, match="3000 x 2000"):
+        decode(data, 5_999_999)
+    assert decode(data, 6_000_000).size == (3000, 2000)
+
+
+def test_a_gif_whose_frame_is_larger_than_its_screen_is_refused_by_the_frame() -> None:
+    with pytest.raises(TooManyPixels, match="3000 x 2000"):
+        decode(gif_of_another_screen((3000, 2000), (8, 8)), 5_999_999)
 
 
 @pytest.mark.parametrize("name", LARGER)
@@ -49,8 +78,36 @@ def test_what_promises_more_than_it_holds_is_called_damaged(name: str) -> None:
         decode(DAMAGED[name](), MAX_PIXELS)
 
 
+@pytest.mark.parametrize("end", [b"\0\0\0\1free", b"\0\0\0\7free"])
+def test_an_avif_of_many_items_is_not_opened_whatever_stands_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    monkeypatch.setattr("service.images.Image.open", lambda *_, **__: pytest.fail("it was"))
+    with pytest.raises(TruncatedImage):
+        decode(avif_of_items(10_000) + end, MAX_PIXELS)
+
+
+def test_a_film_is_no_picture_however_long() -> None:
+    with pytest.raises(NotAnImage):
+        decode(avif_of_chunks(10_000).replace(b"ftypavis", b"ftypisom"), MAX_PIXELS)
+
+
 def test_as_many_scans_as_are_allowed_are_allowed() -> None:
     given = jpeg_of_scans(0).count(b"\xff\xda")
     assert decode(jpeg_of_scans(SCANS - given), MAX_PIXELS).size == (64, 64)
     with pytest.raises(TooIntricate):
         decode(jpeg_of_scans(SCANS - given + 1), MAX_PIXELS)
+
+
+def test_padding_between_segments_is_looked_at_once() -> None:
+    started_s = time.thread_time()
+    intricacy.check(b"\xff\xd8" + b"\xff" * 20_000_000)
+    assert time.thread_time() - started_s < 5  # looked at from each byte on, 20,000 of them took 1.5 s
+
+
+@pytest.mark.parametrize("padding", [9, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_a_segment_behind_padding_is_found(padding: int) -> None:
+    jpeg = jpeg_of_scans(SCANS)
+    assert jpeg[2:4] == b"\xff\xe0"
+    with pytest.raises(TooIntricate):
+        intricacy.check(jpeg[:2] + b"\xff" * padding + jpeg[2:])

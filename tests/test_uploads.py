@@ -1,7 +1,9 @@
 """The picture is found in every kind of body, and a body that is wrong gets a clear answer."""
 
 import base64
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
+from random import Random
 from typing import Any
 
 import httpx
@@ -10,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import ClientGone, ServiceError
-from service.uploads import read_picture
+from service.errors import ClientGone, MalformedBody, ServiceError
+from service.uploads import SMALL_BYTES, from_base64, read_picture, taken_apart
 
 MAX_BYTES = 1_000
 PICTURE = bytes(range(250)) * 4  # exactly as long as allowed
@@ -237,3 +239,33 @@ async def test_a_caller_who_leaves_while_sending_is_noticed() -> None:
     scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     with pytest.raises(ClientGone):
         await read_picture(Request(scope, receive), MAX_BYTES)
+
+
+@pytest.mark.parametrize(("size", "here"), [(SMALL_BYTES, True), (SMALL_BYTES + 1, False)])
+async def test_only_a_large_body_is_taken_apart_beside_the_event_loop(size: int, here: bool) -> None:
+    thread = await taken_apart(bytes(size), lambda _: threading.get_ident())
+    assert (thread == threading.get_ident()) == here
+
+
+async def test_a_form_of_what_looks_like_boundaries_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.uploads.FormParser", lambda *_, **__: pytest.fail("it was"))
+    assert await refusal(**form(FILE_HEAD + b"\r\n--bx" * 2000 + b"\r\n--b--\r\n")) == "malformed_body"
+
+
+LARGE = Random(0).randbytes(2_000_000)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.encodebytes], ids=["plain", "with line breaks"])
+def test_base64_of_several_pieces_is_put_together(encode: Callable[[bytes], bytes], cut: int) -> None:
+    text = encode(LARGE[cut:]).decode()
+    assert from_base64(text) == from_base64(text.rstrip("=\n")) == LARGE[cut:]
+
+
+@pytest.mark.parametrize("place", [-4, -3, 0, 400_000])
+def test_padding_within_base64_of_several_pieces_is_malformed(place: int) -> None:
+    text = bytearray(base64.b64encode(LARGE))
+    at = (1 << 20) + place
+    text[at : at + 4] = b"QQ=="
+    with pytest.raises(MalformedBody):
+        from_base64(text.decode())

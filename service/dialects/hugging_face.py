@@ -20,7 +20,7 @@ from service.inference import Inference, Models
 from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING
 from service.settings import Settings
-from service.uploads import checked, from_base64, read_body, read_picture
+from service.uploads import checked, from_base64, read_body, read_picture, taken_apart
 
 _JSON = 'A JSON body must be {"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}.'
 
@@ -106,11 +106,16 @@ async def _read(request: Request, settings: Settings) -> tuple[bytes, Parameters
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return await read_picture(request, settings.max_bytes), Parameters()
     body = await read_body(request, settings.max_bytes, encoded=True)
+    picture, parameters = await taken_apart(body, _from_json)
+    return checked(picture, settings.max_bytes), parameters
+
+
+def _from_json(body: bytes) -> tuple[bytes, Parameters]:
     try:
         asked = Asked.model_validate_json(body)
     except ValidationError as error:
         raise MalformedBody(_JSON) from error
-    return checked(from_base64(asked.inputs), settings.max_bytes), asked.parameters
+    return from_base64(asked.inputs), asked.parameters
 
 
 def _scores(inference: Inference, parameters: Parameters) -> NDArray[np.float32]:
