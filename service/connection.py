@@ -37,11 +37,13 @@ class Connection(HttpToolsProtocol):
         self._begun = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
         self._refusal: ServiceError | None = None
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _Closing(transport, partial(self._close, transport)))
         if self.client:  # of IPv4, to a socket that takes both: it is the same caller, or proxy
             self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         if len(self.connections) > most_connections():
@@ -50,10 +52,13 @@ class Connection(HttpToolsProtocol):
             self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        if self._stall_timer:
-            self._stall_timer.cancel()
         super().connection_lost(exc)
+        self._stop_waiting()
+        for timer in filter(None, [self._stall_timer, self._end_timer]):
+            timer.cancel()
+
+    def eof_received(self) -> None:
+        self._expect_end()  # the loop closes now
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -86,7 +91,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._unfinished_bytes = 0
         self._stop_waiting()
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _Lingering(self.transport, partial(self._part, self.cycle)))
+        self.cycle.transport = cast(asyncio.Transport, _Closing(self.transport, partial(self._part, self.cycle)))
 
     def on_message_complete(self) -> None:
         self._in_head = True
@@ -138,6 +143,15 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _close(self, transport: asyncio.Transport) -> None:
+        transport.close()
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        """Whoever reads nothing shall not hold what is being closed: the loop itself waits until all is sent."""
+        if self._end_timer is None:
+            self._end_timer = self.loop.call_later(self._patience_s, self.transport.abort)
+
     def _hang_up(self) -> None:
         logger.info("hung up on a caller that does not read its answer", after_s=self._patience_s)
         self.transport.abort()
@@ -185,7 +199,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-class _Lingering:
+class _Closing:
     """A transport that does something else when it is told to close."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:

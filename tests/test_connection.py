@@ -53,6 +53,17 @@ async def connected(port: int) -> AsyncIterator[Caller]:
 
 
 @asynccontextmanager
+async def deaf(port: int, sent: bytes) -> AsyncIterator[socket.socket]:
+    """A caller that has sent this and reads nothing; of what it is sent the systems hold a few kilobytes."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        one.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", port))
+        await asyncio.get_running_loop().sock_sendall(one, sent)
+        yield one
+
+
+@asynccontextmanager
 async def served(device: FakeDevice | None = None, patience_s: float = 10.0, **settings: Any) -> AsyncIterator[int]:
     async with serving_engine(device) as engine, listening(application(engine, **settings), patience_s) as port:
         yield port
@@ -165,14 +176,35 @@ async def test_whoever_does_not_read_its_answer_is_hung_up_on() -> None:
     head = (
         b"POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
     )
-    async with served(patience_s=0.2) as port:
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
-            deaf.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", port))
-            await asyncio.get_running_loop().sock_sendall(deaf, head % len(files) + files)
-            await eventually(lambda: outcomes() - before)
+    async with served(patience_s=0.2) as port, deaf(port, head % len(files) + files):
+        await eventually(lambda: outcomes() - before)
     assert outcomes() - before == Counter({("/predict/batch", "client_gone"): 1})
+
+
+@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"half-closed"])
+async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
+    last: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is too short for the loop to say that the caller does not read."""
+    made: list[Connection] = []
+    begin = Connection.connection_made
+
+    def small(self: Connection, transport: Any) -> None:
+        begin(self, transport)
+        made.append(self)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    monkeypatch.setattr(Connection, "connection_made", small)
+    head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: %s\r\n\r\n" % last
+    async with served(patience_s=0.2) as port, deaf(port, head) as one:
+        await eventually(lambda: made and made[0].transport.get_write_buffer_size())
+        (held,) = made
+        assert held.transport.get_write_buffer_size() < 1 << 16
+        if last == b"half-closed":
+            one.shutdown(socket.SHUT_WR)
+        if last == b"keep-alive":
+            held.timeout_keep_alive_handler()
+        await eventually(lambda: held not in held.connections, 5)
 
 
 async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
