@@ -7,6 +7,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
@@ -19,6 +20,8 @@ HEAD_BYTES = 65_536
 """A request's line and headers."""
 LINGER_S = 5.0
 """How long to read on behind the last answer, while its caller still sends."""
+PIPELINED = 8
+"""So many requests may wait behind the one that is being answered."""
 SPARE_FILES = 100
 """Descriptors that are no connections: engines, logs, uploads on disk."""
 
@@ -40,6 +43,7 @@ class Connection(HttpToolsProtocol):
         self._end_timer: asyncio.TimerHandle | None = None
         self._refusal: ServiceError | None = None
         self._refused = False
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,6 +57,10 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._answering and self._answering is not self.cycle:  # uvicorn tells only the newest that its caller left
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.pipeline.clear()
         self._stop_waiting()
         for timer in filter(None, [self._stall_timer, self._end_timer]):
             timer.cancel()
@@ -90,6 +98,9 @@ class Connection(HttpToolsProtocol):
         self._heads += 1
         self._head_bytes = self._unfinished_bytes = 0
         self._stop_waiting()
+        if len(self.pipeline) == PIPELINED:  # uvicorn takes as many as there are in what it reads at once
+            self._refusal = Overloaded("Too many requests are sent before an answer is there.", 1.0, "connections")
+            raise self._refusal
         super().on_headers_complete()
         self.cycle.transport = cast(asyncio.Transport, _Closing(self.transport, partial(self._part, self.cycle)))
 
@@ -124,6 +135,10 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > HEAD_BYTES:
             self._refusal = _too_large()
             raise self._refusal
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

@@ -11,12 +11,12 @@ from unittest.mock import Mock
 
 import pytest
 import uvicorn
-from calling import application, eventually, listening, outcomes, serving_engine
+from calling import application, eventually, listening, outcomes, queue_depth, serving_engine
 from fakes import FakeDevice
 from test_api import png
 
 from service import connection
-from service.connection import HEAD_BYTES, Connection
+from service.connection import HEAD_BYTES, PIPELINED, Connection
 
 PICTURE = png(1)
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
@@ -161,6 +161,34 @@ async def test_rubbish_behind_a_request_does_not_cost_it_its_answer() -> None:
         device.gate.set()
         assert (await caller.answer())[0] == 200
         assert await caller.hung_up()
+
+
+async def test_a_few_requests_may_be_sent_ahead_and_what_is_beyond_is_refused_behind_their_answers() -> None:
+    device, before = FakeDevice(), outcomes()
+    device.gate.clear()
+    async with served(device) as port, connected(port) as caller:
+        caller.writer.write(POST + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
+        await device.under_way()
+        device.gate.set()
+        assert [(await caller.answer())[0] for _ in range(1 + PIPELINED)] == [200] * (1 + PIPELINED)
+        assert await caller.hung_up()
+    told = {("/predict", "ok"): 1, ("/health/live", "ok"): PIPELINED, ("unmatched", "overloaded"): 1}
+    assert outcomes() - before == Counter(told)
+
+
+async def test_whoever_leaves_with_requests_sent_ahead_has_none_of_them_computed() -> None:
+    device, before = FakeDevice(), outcomes()
+    device.gate.clear()
+    async with served(device) as port, connected(port) as first:  # the device is taken, so the others wait
+        first.writer.write(POST)
+        await device.under_way()
+        async with connected(port) as leaver:
+            leaver.writer.write(POST * 3)
+            await eventually(queue_depth)
+        await eventually(lambda: outcomes() - before == Counter({("/predict", "client_gone"): 1}))
+        device.gate.set()
+        assert (await first.answer())[0] == 200
+    assert len(device.batches) == 1
 
 
 async def test_a_body_in_broken_chunks_is_told_so() -> None:
