@@ -13,6 +13,8 @@ import pytest
 from running import CAT, Service, serving, until
 
 PICTURE = CAT.read_bytes()
+LISTS = b'{"image": [[]' + b",[]" * 6_000_000 + b'], "image": "%s"}' % base64.b64encode(PICTURE)
+"""The second value would be taken, if the first were built: into a gigabyte."""
 NESTED = b'{"image":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
@@ -140,6 +142,9 @@ BODIES = {
     "no UTF-8": (typed(JSON, b'{"image": "\xff"}'), [400]),
     "no base64": (typed(JSON, b'{"image": "!"}'), [400]),
     "a key twice": (typed(JSON, b'{"image": "!", "image": "%s"}' % base64.b64encode(PICTURE)), [200]),
+    "six million lists": (typed(JSON, LISTS), [400]),
+    "six million lists to Hugging Face": (typed(JSON, LISTS.replace(b"image", b"inputs"), b"/hf"), [400]),
+    "six million lists as tensors": (typed(JSON, LISTS, b"/v2/models/embedded/infer"), [413]),
     "100 MB of base64": (typed(JSON, b'{"image": "' + b"A" * 100_000_000 + b'"}'), [413]),
     "tensors 100,000 deep": (typed(JSON, NESTED, b"/v2/models/embedded/infer"), [400]),
     "embeddings 100,000 deep": (typed(JSON, NESTED, b"/embed"), [400]),
