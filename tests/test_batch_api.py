@@ -250,6 +250,44 @@ async def test_the_first_line_comes_before_the_last_picture_was_sent(form: str) 
         await sender.leave()
 
 
+async def test_when_the_service_ends_a_last_line_says_so() -> None:
+    device, before = FakeDevice(), outcomes()
+    async with serving_engine(device) as engine:
+        app = application(engine)
+        async with listening(app) as port:
+            sender = await Sender.to(port, NDJSON_TYPE)
+            await sender.send(ndjson({"one": png(1)}) + b"\n")
+            assert b'"one","status":200' in await sender.read_until(b"}\n")
+            device.gate.clear()
+            await sender.send(ndjson({"two": png(2), "three": png(3)}) + b"\n")
+            await eventually(lambda: len(device.batches) == 2)
+            app.state.models.closing.end()
+            *_, last = unchunked((await sender.reader.read()).lstrip(b"\r\n")).splitlines()
+            device.gate.set()
+            await sender.leave()
+    told = json.loads(last)
+    assert (told["status"], told["code"], told.get("index")) == (503, "engine_unavailable", None)
+    assert "shutting down" in told["detail"]
+    assert outcomes() - before == {("/predict/batch", "engine_unavailable"): 1}
+
+
+async def test_what_has_no_line_when_the_service_ends_is_told_so_in_the_usual_way() -> None:
+    async with serving_engine() as engine:
+        app = application(engine)
+        async with listening(app) as port:
+            sender = await Sender.to(port, NDJSON_TYPE)
+            await eventually(lambda: in_flight() > 0)
+            app.state.models.closing.end()
+            answer = await sender.reader.read()
+            await sender.leave()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"\r\nretry-after: 1\r\n" in answer
+
+
+def in_flight() -> float:
+    return REGISTRY.get_sample_value("volo_requests_in_flight") or 0.0
+
+
 def unchunked(body: bytes) -> bytes:
     """A body without its Transfer-Encoding."""
     chunks, start = [], 0
