@@ -1,6 +1,7 @@
 """Many pictures in one request: each has its line, in order and as soon as it is known, and nobody suffers from it."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from prometheus_client import REGISTRY
 from running import CAT
 from test_api import png
 
+from service import archives, spool
 from service.batch_api import PictureLine, ProblemLine, Room
 from service.images import Opened
 from service.settings import Settings
@@ -282,6 +284,23 @@ async def test_what_has_no_line_when_the_service_ends_is_told_so_in_the_usual_wa
             await sender.leave()
     assert answer.startswith(b"HTTP/1.1 503")
     assert b"\r\nretry-after: 1\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"), [(errno.EMFILE, 503, "overloaded"), (errno.ENOSPC, 507, "insufficient_storage")]
+)
+async def test_why_lines_cannot_wait_is_told_as_for_a_zip(
+    client: httpx.AsyncClient, fault: int, status: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file(**_: Any) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(spool, "TemporaryFile", no_file)
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(archives, "TemporaryFile", no_file)
+    *_, last = lines(await post(client, NDJSON_TYPE, ndjson(numbered(3))))
+    zipped = await post(client, "application/zip", packed_zip(numbered(3)))
+    assert (last["status"], last["code"]) == (status, code) == (zipped.status_code, zipped.json()["code"])
 
 
 def in_flight() -> float:
