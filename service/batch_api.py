@@ -17,6 +17,7 @@ from service import metrics
 from service.accounting import Record
 from service.api import REPLY, PredictQuery, PredictReply, PredictRoute, reply_fields
 from service.archives import Entry, Limits
+from service.bodies import Room
 from service.bundles import read_pictures
 from service.errors import (
     ClientGone,
@@ -166,24 +167,6 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     return router
 
 
-class Room:
-    """So many bytes. Who wants some waits while all are taken; the last may take more than there are left."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._freed = asyncio.Event()
-
-    async def take(self, size: int) -> None:
-        while self._free <= 0:
-            await self._freed.wait()
-        self._free -= size
-
-    def give_back(self, size: int) -> None:
-        self._free += size
-        self._freed.set()  # which wakes those who wait now
-        self._freed.clear()
-
-
 class Batch:
     """One request's pictures on their way.
 
@@ -310,6 +293,7 @@ def _no_more(error: OSError | EngineUnavailable) -> ServiceError:
         return error
     logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
     if error.errno in (errno.EMFILE, errno.ENFILE):  # as for a zip
+        metrics.rejections.labels("", "connections").inc()
         return Overloaded("Too many files are open.", 1.0, "connections")
     return InsufficientStorage("There is no room for more answers until those before are read.")
 

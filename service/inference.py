@@ -73,7 +73,7 @@ class Models:
         # Bulk work in the background leaves decoders and each model's slots to those who wait for an answer.
         self._background = {name: asyncio.Semaphore(settings.max_batch) for name in links}
         self._background_decoding = asyncio.Semaphore(max(1, settings.decode_threads - 1))
-        for name in links:
+        for name in ("", *links):  # of what is refused before it is known for whom it is
             metrics.expect_rejections(name)
 
     @property

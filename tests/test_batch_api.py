@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from calling import application, calling, eventually, listening, outcomes, queue_depth, serving_engine
+from calling import application, calling, eventually, listening, outcomes, queue_depth, rejections, serving_engine
 from fakes import FakeDevice
 from packing import FORMS, Files, form, ndjson, packed_tar, packed_zip, split
 from prometheus_client import REGISTRY
@@ -20,7 +20,8 @@ from running import CAT
 from test_api import png
 
 from service import archives, spool
-from service.batch_api import PictureLine, ProblemLine, Room
+from service.batch_api import PictureLine, ProblemLine
+from service.bodies import Room
 from service.images import Opened
 from service.settings import Settings
 
@@ -295,12 +296,14 @@ async def test_why_lines_cannot_wait_is_told_as_for_a_zip(
     def no_file(**_: Any) -> None:
         raise OSError(fault, os.strerror(fault))
 
+    before = rejections()
     monkeypatch.setattr(spool, "TemporaryFile", no_file)
     monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
     monkeypatch.setattr(archives, "TemporaryFile", no_file)
     *_, last = lines(await post(client, NDJSON_TYPE, ndjson(numbered(3))))
     zipped = await post(client, "application/zip", packed_zip(numbered(3)))
     assert (last["status"], last["code"]) == (status, code) == (zipped.status_code, zipped.json()["code"])
+    assert rejections() - before == ({("", "connections"): 2} if status == 503 else {})
 
 
 def in_flight() -> float:

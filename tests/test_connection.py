@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import uvicorn
-from calling import application, eventually, listening, outcomes, queue_depth, serving_engine
+from calling import application, eventually, listening, outcomes, queue_depth, rejections, serving_engine
 from fakes import FakeDevice
 from test_api import png
 
@@ -164,7 +164,7 @@ async def test_rubbish_behind_a_request_does_not_cost_it_its_answer() -> None:
 
 
 async def test_a_few_requests_may_be_sent_ahead_and_what_is_beyond_is_refused_behind_their_answers() -> None:
-    device, before = FakeDevice(), outcomes()
+    device, before, refused = FakeDevice(), outcomes(), rejections()
     device.gate.clear()
     async with served(device) as port, connected(port) as caller:
         caller.writer.write(POST + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
@@ -174,6 +174,7 @@ async def test_a_few_requests_may_be_sent_ahead_and_what_is_beyond_is_refused_be
         assert await caller.hung_up()
     told = {("/predict", "ok"): 1, ("/health/live", "ok"): PIPELINED, ("unmatched", "overloaded"): 1}
     assert outcomes() - before == Counter(told)
+    assert rejections() - refused == {("", "connections"): 1}
 
 
 async def test_whoever_leaves_with_requests_sent_ahead_has_none_of_them_computed() -> None:
@@ -236,6 +237,7 @@ async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
 
 
 async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rejections()
     monkeypatch.setattr(connection, "most_connections", lambda: 1)
     async with served() as port, connected(port) as first:
         first.writer.write(POST)
@@ -247,6 +249,7 @@ async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkey
             async with connected(port) as third:  # beside a second that lingers, there is no descriptor to linger with
                 assert (await third.answer())[0] == 503
                 assert await third.reader.read() == b""
+        assert rejections() - before == {("", "connections"): 2}
         first.writer.write(POST)
         assert (await first.answer())[0] == 200
 
@@ -282,6 +285,7 @@ async def test_a_caller_of_ipv4_is_the_same_at_a_socket_that_takes_ipv6_too() ->
 
 async def test_bodies_take_no_more_memory_than_they_may_together() -> None:
     begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 95000\r\n\r\n" + b"x" * 90_000
+    before = rejections()
     async with served(max_bytes=100_000, body_memory=200_000) as port:
         async with connected(port) as one, connected(port) as other, connected(port) as third:
             for caller in (one, other):
@@ -293,6 +297,7 @@ async def test_bodies_take_no_more_memory_than_they_may_together() -> None:
             third.writer.write(begun)
             status, told = await third.answer()
             assert (status, told["code"]) == (503, "overloaded")
+            assert rejections() - before == {("embedded", "memory"): 1}
             one.writer.write(b"x" * 5000)
             assert (await one.answer())[1]["code"] == "not_an_image"
         async with connected(port) as good:  # those who left have given theirs back
