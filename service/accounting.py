@@ -125,8 +125,10 @@ def _signed(record: Record, send: Send) -> Send:
             message["headers"] = [*message["headers"], *ours]
         try:
             await send(message)
-        except (OSError, RuntimeError):  # what servers and loops say of a connection that is closed
-            record.outcome = ClientGone.code
+        except (OSError, RuntimeError) as error:
+            # uvloop's of a connection that is closed has no type of its own; other RuntimeErrors are faults of ours
+            if isinstance(error, OSError) or "closed" in str(error):
+                record.outcome = ClientGone.code
             raise
 
     return send_signed

@@ -1,6 +1,7 @@
 """Many pictures in one request: read as they come, and answered line by line, in their order."""
 
 import asyncio
+import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from tempfile import gettempdir
@@ -16,6 +17,7 @@ from service import metrics
 from service.accounting import Record
 from service.api import REPLY, PredictQuery, PredictReply, PredictRoute, reply_fields
 from service.archives import Entry, Limits
+from service.bodies import Room
 from service.bundles import Shelf, read_pictures
 from service.errors import (
     ClientGone,
@@ -165,24 +167,6 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     return router
 
 
-class Room:
-    """So many bytes. Who wants some waits while all are taken; the last may take more than there are left."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._freed = asyncio.Event()
-
-    async def take(self, size: int) -> None:
-        while self._free <= 0:
-            await self._freed.wait()
-        self._free -= size
-
-    def give_back(self, size: int) -> None:
-        self._free += size
-        self._freed.set()  # which wakes those who wait now
-        self._freed.clear()
-
-
 class Batch:
     """One request's pictures on their way.
 
@@ -208,10 +192,12 @@ class Batch:
         Raises:
             ServiceError: as ``read_pictures`` does.
             EmptyBody: there is no picture.
+            EngineUnavailable: the service ends.
         """
         try:
             async with Patience(None) as patience, aclosing(self._pictures(patience)) as pictures:
-                first = await anext(pictures, None)
+                async with self._models.closing.before():
+                    first = await anext(pictures, None)
                 if first is None:
                     raise EmptyBody("There is no picture in the request.")
                 await send(
@@ -269,22 +255,22 @@ class Batch:
 
     async def _collect(self, lines: Spool, reading: asyncio.Task[None], patience: Patience) -> None:
         try:
-            while isinstance(line := await self._under_way.get(), asyncio.Task):
-                lines.put(await line)
-        except OSError as error:
-            logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
-            line = self._cut_short(reading)
+            async with self._models.closing.before():
+                while isinstance(line := await self._under_way.get(), asyncio.Task):
+                    lines.put(await line)
+        except (OSError, EngineUnavailable) as error:
+            line = self._cut_short(reading, _no_more(error))
             patience.watch(self._request)
         lines.end(line)
 
-    def _cut_short(self, reading: asyncio.Task[None]) -> bytes:
-        """The last line where there is no room for more of them: what is under way is given up."""
+    def _cut_short(self, reading: asyncio.Task[None], error: ServiceError) -> bytes:
+        """The last line where there can be no more of them: what is under way is given up."""
         reading.cancel()
         while not self._under_way.empty():
             if isinstance(task := self._under_way.get_nowait(), asyncio.Task):
                 task.cancel()
-        self._record.outcome = InsufficientStorage.code
-        return _line(_problem(InsufficientStorage("There is no room for more answers until those before are read.")))
+        self._record.outcome = error.code
+        return _line(_problem(error))
 
     async def _answer(self, index: int, entry: Entry) -> bytes:
         try:
@@ -305,6 +291,17 @@ class Batch:
         wants = Wants.EVIDENCE if self._query.evidence else Wants.NONE
         inference = await self._models.infer(entry.content, record, self._query.model, wants, background=True)
         return {"status": 200, **reply_fields(inference, self._query, record)}
+
+
+def _no_more(error: OSError | EngineUnavailable) -> ServiceError:
+    """Why there are no more lines."""
+    if isinstance(error, EngineUnavailable):
+        return error
+    logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
+    if error.errno in (errno.EMFILE, errno.ENFILE):  # as for a zip
+        metrics.rejections.labels("", "connections").inc()
+        return Overloaded("Too many files are open.", 1.0, "connections")
+    return InsufficientStorage("There is no room for more answers until those before are read.")
 
 
 def _problem(error: ServiceError) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What the bodies of all requests take together."""
 
+import asyncio
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import metrics
 from service.accounting import Record
 from service.errors import Overloaded
 
@@ -30,6 +33,7 @@ class Bodies:
         def hold(size: int) -> None:
             nonlocal held
             if self._held + size > self._most_bytes:
+                metrics.rejections.labels(record.model, "memory").inc()
                 raise Overloaded("Too much is being uploaded at once.", RETRY_S, "memory")
             held += size
             self._held += size
@@ -45,3 +49,21 @@ class Bodies:
             await self._app(scope, receive_counted, send)
         finally:
             self._held -= held
+
+
+class Room:
+    """So many bytes. Who wants some waits while all are taken; the last may take more than there are left."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._freed = asyncio.Event()
+
+    async def take(self, size: int) -> None:
+        while self._free <= 0:
+            await self._freed.wait()
+        self._free -= size
+
+    def give_back(self, size: int) -> None:
+        self._free += size
+        self._freed.set()  # which wakes those who wait now
+        self._freed.clear()

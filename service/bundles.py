@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
 from service.errors import ClientGone, DeadlineExceeded, MalformedBody, Overloaded, ServiceError, UnsupportedType
-from service.uploads import MOST_DELIMITERS, from_base64
+from service.uploads import MOST_DELIMITERS, from_base64, parsed
 
 ZIPS = 50
 """On the disk at once: each takes a descriptor beside its connection's, and there are not many to spare."""
@@ -274,9 +274,9 @@ async def _lines(chunks: Chunks, longest: int) -> AsyncIterator[bytes]:
 
 def _line_entry(line: bytes, limits: Limits) -> Entry:
     try:
-        told = _Line.model_validate_json(line)
-    except ValidationError:
-        return Entry(None, MalformedBody(_LINE))
+        told = parsed(_Line, line, _LINE)
+    except MalformedBody as error:
+        return Entry(None, error)
     try:
         return _entry(told.id, from_base64(told.image), limits)
     except ServiceError as error:

@@ -7,6 +7,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
@@ -19,6 +20,8 @@ HEAD_BYTES = 65_536
 """A request's line and headers."""
 LINGER_S = 5.0
 """How long to read on behind the last answer, while its caller still sends."""
+PIPELINED = 8
+"""So many requests may wait behind the one that is being answered."""
 SPARE_FILES = 100
 """Descriptors that are no connections: engines, logs, uploads on disk."""
 
@@ -37,11 +40,14 @@ class Connection(HttpToolsProtocol):
         self._begun = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
         self._refusal: ServiceError | None = None
         self._refused = False
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _Closing(transport, partial(self._close, transport)))
         if self.client:  # of IPv4, to a socket that takes both: it is the same caller, or proxy
             self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         if len(self.connections) > most_connections():
@@ -50,10 +56,17 @@ class Connection(HttpToolsProtocol):
             self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        if self._stall_timer:
-            self._stall_timer.cancel()
         super().connection_lost(exc)
+        if self._answering and self._answering is not self.cycle:  # uvicorn tells only the newest that its caller left
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+        self.pipeline.clear()
+        self._stop_waiting()
+        for timer in filter(None, [self._stall_timer, self._end_timer]):
+            timer.cancel()
+
+    def eof_received(self) -> None:
+        self._expect_end()  # the loop closes now
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -85,8 +98,11 @@ class Connection(HttpToolsProtocol):
         self._heads += 1
         self._head_bytes = self._unfinished_bytes = 0
         self._stop_waiting()
+        if len(self.pipeline) == PIPELINED:  # uvicorn takes as many as there are in what it reads at once
+            self._refusal = Overloaded("Too many requests are sent before an answer is there.", 1.0, "connections")
+            raise self._refusal
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, _Lingering(self.transport, partial(self._part, self.cycle)))
+        self.cycle.transport = cast(asyncio.Transport, _Closing(self.transport, partial(self._part, self.cycle)))
 
     def on_message_complete(self) -> None:
         self._in_head = True
@@ -120,6 +136,10 @@ class Connection(HttpToolsProtocol):
             self._refusal = _too_large()
             raise self._refusal
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _expect_head(self) -> None:
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self._patience_s, self._give_up)
@@ -138,6 +158,15 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _close(self, transport: asyncio.Transport) -> None:
+        transport.close()
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        """Whoever reads nothing shall not hold what is being closed: the loop itself waits until all is sent."""
+        if self._end_timer is None:
+            self._end_timer = self.loop.call_later(self._patience_s, self.transport.abort)
+
     def _hang_up(self) -> None:
         logger.info("hung up on a caller that does not read its answer", after_s=self._patience_s)
         self.transport.abort()
@@ -152,6 +181,8 @@ class Connection(HttpToolsProtocol):
         record = Record.new()
         answer = problem(record, error)
         metrics.requests_of("unmatched", "", error.code).inc()
+        if isinstance(error, Overloaded):
+            metrics.rejections.labels("", error.reason).inc()
         logger.info("request", request_id=record.request_id, endpoint="unmatched", outcome=error.code)
         if self._is_answering() and not self.cycle.more_body:
             self.cycle.keep_alive = False
@@ -185,7 +216,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-class _Lingering:
+class _Closing:
     """A transport that does something else when it is told to close."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:

@@ -151,6 +151,10 @@ class UnknownModel(ServiceError):
     example = "No model 'cats' is served; there is embedded."
 
 
+Reason = Literal["queue_full", "deadline", "no_slot", "memory", "connections"]
+"""Why there is too much."""
+
+
 class Overloaded(RetryableError):
     """Refused at the door; ``reason`` is for those who run the service."""
 
@@ -162,7 +166,7 @@ class Overloaded(RetryableError):
         self,
         detail: str,
         retry_after_s: float,
-        reason: Literal["queue_full", "deadline", "no_slot", "memory", "connections"] = "queue_full",
+        reason: Reason = "queue_full",
     ) -> None:
         super().__init__(detail, retry_after_s)
         self.reason = reason

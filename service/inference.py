@@ -21,6 +21,7 @@ from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, Retr
 from service.images import Opened, enough_for
 from service.link import RETRY_S, Link
 from service.outputs import Evidence, Outputs, Wants
+from service.patience import Closing
 from service.session import RESTART_S
 from service.settings import Settings
 from service.wire import ModelCard
@@ -61,16 +62,18 @@ class Models:
     """The models that are served, by name; the first answers those who name none.
 
     ``draining`` is set when the service is about to end: it still answers, but pictures should be sent elsewhere.
+    ``closing`` is when it does not answer any longer.
     """
 
     def __init__(self, links: Mapping[str, Link], settings: Settings) -> None:
         self._links = dict(links)
         self._settings = settings
         self.draining = False
+        self.closing = Closing()
         # Bulk work in the background leaves decoders and each model's slots to those who wait for an answer.
         self._background = {name: asyncio.Semaphore(settings.max_batch) for name in links}
         self._background_decoding = asyncio.Semaphore(max(1, settings.decode_threads - 1))
-        for name in links:
+        for name in ("", *links):  # of what is refused before it is known for whom it is
             metrics.expect_rejections(name)
 
     @property

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from functools import cache
+from typing import get_args
 
+from service.errors import Reason
 from service.multiprocess import Counter, Gauge, Histogram
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -28,7 +30,8 @@ stage_seconds = Histogram(
 requests_in_flight = Gauge("volo_requests_in_flight", "Requests that have not ended.", multiprocess_mode="livesum")
 rejections = Counter(
     "volo_rejections_total",
-    "Pictures refused at once: queue_full, deadline (it cannot be met), no_slot (too many are under way).",
+    "What was refused at once: queue_full, deadline (it cannot be met), no_slot (too many are under way), memory (of "
+    "bodies), connections (or requests on one, or open files).",
     ["model", "reason"],
 )
 
@@ -115,7 +118,7 @@ def expect(endpoint: str, model: str, outcomes: Iterable[str]) -> None:
 
 def expect_rejections(model: str) -> None:
     """The same for these."""
-    for reason in ("queue_full", "deadline", "no_slot"):
+    for reason in get_args(Reason):
         rejections.labels(model, reason)
 
 

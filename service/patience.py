@@ -1,15 +1,17 @@
-"""How long a request is worth its work: until its deadline, and for as long as its caller is there."""
+"""How long a request is worth its work: until its deadline, for as long as its caller is there, and the service too."""
 
 import asyncio
 import math
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from starlette.requests import Request
 
 from service.accounting import Record
-from service.errors import ClientGone, DeadlineExceeded, InvalidParameter
+from service.errors import ClientGone, DeadlineExceeded, EngineUnavailable, InvalidParameter
 
 WATCH_AFTER_S = 0.05
 """Most answers are there before, and to watch a caller takes a task: 16 us of CPU."""
@@ -115,3 +117,34 @@ class Patience:
         if not self._limit.expired():
             self._gone = True
             self._limit.reschedule(0)
+
+
+class Closing:
+    """The service's end, for what has no deadline that comes before it."""
+
+    def __init__(self) -> None:
+        self._over = False
+        self._limits: set[asyncio.Timeout] = set()
+
+    def end(self) -> None:
+        """There is no more time: what is under way has to come to its end by itself, or is cut off."""
+        self._over = True
+        for limit in self._limits:
+            limit.reschedule(0)
+
+    @asynccontextmanager
+    async def before(self) -> AsyncIterator[None]:
+        """Go on with what is within until then.
+
+        Raises:
+            EngineUnavailable: it was not done.
+        """
+        limit = asyncio.timeout(0 if self._over else None)
+        self._limits.add(limit)
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            raise EngineUnavailable("The service is shutting down; send what has no answer again.", 1.0) from None
+        finally:
+            self._limits.discard(limit)

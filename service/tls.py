@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import ssl
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ async def follow(current: ssl.SSLContext, certificate: Path, key: Path) -> None:
                 (await asyncio.to_thread(_Pair, certificate, key)).renew(current)
             except UnusableCertificate as error:
                 logger.error("certificate not taken, the one before goes on", reason=str(error))
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EMFILE, errno.ENFILE):
+                    stamp = []  # the files are not to blame: again at the next look
             else:
                 logger.info("certificate taken", file=str(certificate))
         seen = stamp
@@ -72,6 +75,8 @@ class _Pair:
             if error.reason == "KEY_VALUES_MISMATCH":
                 raise UnusableCertificate(f"{key} is not the key of {certificate}") from error
             raise UnusableCertificate(f"{certificate} and {key} are no certificate and key in PEM") from error
+        except OSError as error:
+            raise UnusableCertificate(f"{certificate} and {key} cannot be looked at: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import socket
@@ -80,7 +81,7 @@ class GracefulServer(uvicorn.Server):
             ssl_context_factory=_tls(settings),
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=settings.trusted_proxies,
-            timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+            timeout_graceful_shutdown=math.ceil(settings.timeout_s) + 1,
         )
         super().__init__(config)
         self._app = app
@@ -110,6 +111,8 @@ class GracefulServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+        # before uvicorn cuts off what is left, without a word that its callers would know
+        asyncio.get_running_loop().call_later(self._settings.timeout_s, self._app.state.models.closing.end)
 
 
 async def _beat() -> None:

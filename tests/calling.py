@@ -83,6 +83,13 @@ def outcomes() -> Counter[tuple[str, str]]:
     return counted
 
 
+def rejections() -> Counter[tuple[str, str]]:
+    """How much was refused in this process so far, by model and reason."""
+    samples = [sample for metric in metrics.rejections.collect() for sample in metric.samples]
+    counted = [each for each in samples if each.name == "volo_rejections_total"]
+    return Counter({(each.labels["model"], each.labels["reason"]): int(each.value) for each in counted})
+
+
 def queue_depth() -> float:
     """How many pictures wait for the device, those in the background too, as this process counts them."""
     gauges = metrics.queue_depth, metrics.background_depth

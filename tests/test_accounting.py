@@ -1,10 +1,14 @@
 """Every request ends in one counted outcome, whatever becomes of it."""
 
 import asyncio
+import socket
+import threading
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
+import uvloop
 from prometheus_client import REGISTRY
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -121,9 +125,26 @@ async def test_what_is_not_a_request_passes_untouched() -> None:
     assert seen == [{"type": "lifespan"}]
 
 
-async def test_who_has_left_when_the_answer_is_sent_is_gone_and_no_fault_of_ours() -> None:
+class Leaving(asyncio.Protocol):
+    left = threading.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.left.set()
+
+
+def test_who_has_left_when_the_answer_is_sent_is_gone_and_no_fault_of_ours() -> None:
+    uvloop.run(answer_who_has_left())
+
+
+async def answer_who_has_left() -> None:
+    theirs, ours = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(Leaving, sock=ours)
+    theirs.close()
+    await asyncio.get_running_loop().run_in_executor(None, Leaving.left.wait)
+    await asyncio.sleep(0)  # the loop closes it behind that
+
     async def closed(message: Message) -> None:
-        raise RuntimeError("unable to perform operation on a closed transport")
+        transport.write(b"what the loop says to it is what this is about")
 
     async def silence() -> Message:
         return {"type": "http.disconnect"}
@@ -138,3 +159,19 @@ async def test_who_has_left_when_the_answer_is_sent_is_gone_and_no_fault_of_ours
         await Accounting(fine, apology)(scope, silence, closed)
     assert count() == before + 1
     assert [line["event"] for line in logs] == ["request"]
+
+
+async def test_an_answer_that_the_server_cannot_make_sense_of_is_a_fault_of_ours() -> None:
+    async def longer_than_told(scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]}
+        await send(start)
+        await send({"type": "http.response.body", "body": b"two"})
+
+    async def strict(message: Message) -> None:
+        if message.get("body"):
+            raise RuntimeError("Response content longer than Content-Length")
+
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    with capture_logs() as logs, pytest.raises(RuntimeError, match="longer"):
+        await Accounting(longer_than_told, apology)(scope, AsyncMock(), strict)
+    assert [line["outcome"] for line in logs] == ["internal_error"]

@@ -1,6 +1,7 @@
 """Many pictures in one request: each has its line, in order and as soon as it is known, and nobody suffers from it."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -11,14 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
-from calling import application, calling, eventually, listening, outcomes, queue_depth, serving_engine
+from calling import application, calling, eventually, listening, outcomes, queue_depth, rejections, serving_engine
 from fakes import FakeDevice
 from packing import FORMS, Files, form, ndjson, packed_tar, packed_zip, split
 from prometheus_client import REGISTRY
 from running import CAT
 from test_api import png
 
-from service.batch_api import PictureLine, ProblemLine, Room
+from service import archives, spool
+from service.batch_api import PictureLine, ProblemLine
+from service.bodies import Room
 from service.images import Opened
 from service.settings import Settings
 
@@ -248,6 +251,63 @@ async def test_the_first_line_comes_before_the_last_picture_was_sent(form: str) 
         await sender.send(body[int(len(body) * (0.3 if kind == "application/x-tar" else 0.7)) :])
         await sender.read_until(b'"name":"last","status":200')
         await sender.leave()
+
+
+async def test_when_the_service_ends_a_last_line_says_so() -> None:
+    device, before = FakeDevice(), outcomes()
+    async with serving_engine(device) as engine:
+        app = application(engine)
+        async with listening(app) as port:
+            sender = await Sender.to(port, NDJSON_TYPE)
+            await sender.send(ndjson({"one": png(1)}) + b"\n")
+            assert b'"one","status":200' in await sender.read_until(b"}\n")
+            device.gate.clear()
+            await sender.send(ndjson({"two": png(2), "three": png(3)}) + b"\n")
+            await eventually(lambda: len(device.batches) == 2)
+            app.state.models.closing.end()
+            *_, last = unchunked((await sender.reader.read()).lstrip(b"\r\n")).splitlines()
+            device.gate.set()
+            await sender.leave()
+    told = json.loads(last)
+    assert (told["status"], told["code"], told.get("index")) == (503, "engine_unavailable", None)
+    assert "shutting down" in told["detail"]
+    assert outcomes() - before == {("/predict/batch", "engine_unavailable"): 1}
+
+
+async def test_what_has_no_line_when_the_service_ends_is_told_so_in_the_usual_way() -> None:
+    async with serving_engine() as engine:
+        app = application(engine)
+        async with listening(app) as port:
+            sender = await Sender.to(port, NDJSON_TYPE)
+            await eventually(lambda: in_flight() > 0)
+            app.state.models.closing.end()
+            answer = await sender.reader.read()
+            await sender.leave()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"\r\nretry-after: 1\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"), [(errno.EMFILE, 503, "overloaded"), (errno.ENOSPC, 507, "insufficient_storage")]
+)
+async def test_why_lines_cannot_wait_is_told_as_for_a_zip(
+    client: httpx.AsyncClient, fault: int, status: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file(**_: Any) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    before = rejections()
+    monkeypatch.setattr(spool, "TemporaryFile", no_file)
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(archives, "TemporaryFile", no_file)
+    *_, last = lines(await post(client, NDJSON_TYPE, ndjson(numbered(3))))
+    zipped = await post(client, "application/zip", packed_zip(numbered(3)))
+    assert (last["status"], last["code"]) == (status, code) == (zipped.status_code, zipped.json()["code"])
+    assert rejections() - before == ({("", "connections"): 2} if status == 503 else {})
+
+
+def in_flight() -> float:
+    return REGISTRY.get_sample_value("volo_requests_in_flight") or 0.0
 
 
 def unchunked(body: bytes) -> bytes:

@@ -134,6 +134,7 @@ async def test_lines_without_end_do_not_gather() -> None:
 
 
 BAD_LINES: dict[str, tuple[bytes, str | None]] = {
+    "ten thousand values": (b'{"image": [0' + b",0" * 10_000 + b'], "image": "Qg=="}', None),
     "no JSON": (b"{", None),
     "a list": (b"[]", None),
     "no picture": (b'{"id": "x"}', None),

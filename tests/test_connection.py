@@ -11,12 +11,12 @@ from unittest.mock import Mock
 
 import pytest
 import uvicorn
-from calling import application, eventually, listening, outcomes, serving_engine
+from calling import application, eventually, listening, outcomes, queue_depth, rejections, serving_engine
 from fakes import FakeDevice
 from test_api import png
 
 from service import connection
-from service.connection import HEAD_BYTES, Connection
+from service.connection import HEAD_BYTES, PIPELINED, Connection
 
 PICTURE = png(1)
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
@@ -50,6 +50,17 @@ async def connected(port: int) -> AsyncIterator[Caller]:
         yield Caller(reader, writer)
     finally:
         writer.close()
+
+
+@asynccontextmanager
+async def deaf(port: int, sent: bytes) -> AsyncIterator[socket.socket]:
+    """A caller that has sent this and reads nothing; of what it is sent the systems hold a few kilobytes."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        one.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", port))
+        await asyncio.get_running_loop().sock_sendall(one, sent)
+        yield one
 
 
 @asynccontextmanager
@@ -152,6 +163,35 @@ async def test_rubbish_behind_a_request_does_not_cost_it_its_answer() -> None:
         assert await caller.hung_up()
 
 
+async def test_a_few_requests_may_be_sent_ahead_and_what_is_beyond_is_refused_behind_their_answers() -> None:
+    device, before, refused = FakeDevice(), outcomes(), rejections()
+    device.gate.clear()
+    async with served(device) as port, connected(port) as caller:
+        caller.writer.write(POST + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
+        await device.under_way()
+        device.gate.set()
+        assert [(await caller.answer())[0] for _ in range(1 + PIPELINED)] == [200] * (1 + PIPELINED)
+        assert await caller.hung_up()
+    told = {("/predict", "ok"): 1, ("/health/live", "ok"): PIPELINED, ("unmatched", "overloaded"): 1}
+    assert outcomes() - before == Counter(told)
+    assert rejections() - refused == {("", "connections"): 1}
+
+
+async def test_whoever_leaves_with_requests_sent_ahead_has_none_of_them_computed() -> None:
+    device, before = FakeDevice(), outcomes()
+    device.gate.clear()
+    async with served(device) as port, connected(port) as first:  # the device is taken, so the others wait
+        first.writer.write(POST)
+        await device.under_way()
+        async with connected(port) as leaver:
+            leaver.writer.write(POST * 3)
+            await eventually(queue_depth)
+        await eventually(lambda: outcomes() - before == Counter({("/predict", "client_gone"): 1}))
+        device.gate.set()
+        assert (await first.answer())[0] == 200
+    assert len(device.batches) == 1
+
+
 async def test_a_body_in_broken_chunks_is_told_so() -> None:
     async with served() as port, connected(port) as caller:
         caller.writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
@@ -165,17 +205,39 @@ async def test_whoever_does_not_read_its_answer_is_hung_up_on() -> None:
     head = (
         b"POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n"
     )
-    async with served(patience_s=0.2) as port:
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
-            deaf.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", port))
-            await asyncio.get_running_loop().sock_sendall(deaf, head % len(files) + files)
-            await eventually(lambda: outcomes() - before)
+    async with served(patience_s=0.2) as port, deaf(port, head % len(files) + files):
+        await eventually(lambda: outcomes() - before)
     assert outcomes() - before == Counter({("/predict/batch", "client_gone"): 1})
 
 
+@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"half-closed"])
+async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
+    last: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer is too short for the loop to say that the caller does not read."""
+    made: list[Connection] = []
+    begin = Connection.connection_made
+
+    def small(self: Connection, transport: Any) -> None:
+        begin(self, transport)
+        made.append(self)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    monkeypatch.setattr(Connection, "connection_made", small)
+    head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: %s\r\n\r\n" % last
+    async with served(patience_s=0.2) as port, deaf(port, head) as one:
+        await eventually(lambda: made and made[0].transport.get_write_buffer_size())
+        (held,) = made
+        assert held.transport.get_write_buffer_size() < 1 << 16
+        if last == b"half-closed":
+            one.shutdown(socket.SHUT_WR)
+        if last == b"keep-alive":
+            held.timeout_keep_alive_handler()
+        await eventually(lambda: held not in held.connections, 5)
+
+
 async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = rejections()
     monkeypatch.setattr(connection, "most_connections", lambda: 1)
     async with served() as port, connected(port) as first:
         first.writer.write(POST)
@@ -187,6 +249,7 @@ async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkey
             async with connected(port) as third:  # beside a second that lingers, there is no descriptor to linger with
                 assert (await third.answer())[0] == 503
                 assert await third.reader.read() == b""
+        assert rejections() - before == {("", "connections"): 2}
         first.writer.write(POST)
         assert (await first.answer())[0] == 200
 
@@ -222,6 +285,7 @@ async def test_a_caller_of_ipv4_is_the_same_at_a_socket_that_takes_ipv6_too() ->
 
 async def test_bodies_take_no_more_memory_than_they_may_together() -> None:
     begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 95000\r\n\r\n" + b"x" * 90_000
+    before = rejections()
     async with served(max_bytes=100_000, body_memory=200_000) as port:
         async with connected(port) as one, connected(port) as other, connected(port) as third:
             for caller in (one, other):
@@ -233,6 +297,7 @@ async def test_bodies_take_no_more_memory_than_they_may_together() -> None:
             third.writer.write(begun)
             status, told = await third.answer()
             assert (status, told["code"]) == (503, "overloaded")
+            assert rejections() - before == {("embedded", "memory"): 1}
             one.writer.write(b"x" * 5000)
             assert (await one.answer())[1]["code"] == "not_an_image"
         async with connected(port) as good:  # those who left have given theirs back

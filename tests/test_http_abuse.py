@@ -14,6 +14,8 @@ from bombs import document, lying_zip, polyglot, script
 from running import CAT, Service, serving, until
 
 PICTURE = CAT.read_bytes()
+LISTS = b'{"image": [[]' + b",[]" * 6_000_000 + b'], "image": "%s"}' % base64.b64encode(PICTURE)
+"""The second value would be taken, if the first were built: into a gigabyte."""
 NESTED = b'{"image":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 
@@ -138,9 +140,26 @@ BODIES = {
     "a huge number": (typed(JSON, b'{"image": ' + b"9" * 100_000 + b"}"), [400]),
     "no number": (typed(JSON, b'{"image": NaN}'), [400]),
     "a lone surrogate": (typed(JSON, rb'{"image": "\ud800"}'), [400]),
+    "a picture that is said to be another": (typed(b"image/png", PICTURE), [200]),
+    "a picture that is said to be a page": (typed(b"text/html", PICTURE), [415]),
+    "a picture that is said to be JSON": (typed(JSON, PICTURE), [400]),
+    "a picture that is said to be a form": (typed(FORM, PICTURE), [400]),
+    "a picture that is said to be a zip": (typed(b"application/zip", PICTURE, b"/predict/batch"), [400]),
+    "a picture that is said to be a tar": (typed(b"application/x-tar", PICTURE, b"/predict/batch"), [400]),
+    "a picture that is said to be lines": (typed(b"application/x-ndjson", PICTURE, b"/predict/batch"), [200]),
+    "a picture that is said to be tensors": (typed(JSON, PICTURE, b"/v2/models/embedded/infer"), [400]),
+    "JSON that is said to be a picture": (typed(b"image/jpeg", b'{"image": "!"}'), [415]),
+    "a form that is said to be a picture": (typed(b"image/jpeg", PART), [415]),
+    "JSON in another encoding": (typed(JSON + b"; charset=utf-16", '{"image": "!"}'.encode("utf-16")), [400]),
+    "a kind that is none": (typed(b"\xff/\xfe;;=,", PICTURE), [415]),
+    "a kind of 9 kB": (typed(b"image/" + b"x" * 9000, PICTURE), [200]),
+    "two kinds": (posted(PICTURE, b"Content-Type: text/html", b"Content-Type: image/jpeg"), [415]),
     "no UTF-8": (typed(JSON, b'{"image": "\xff"}'), [400]),
     "no base64": (typed(JSON, b'{"image": "!"}'), [400]),
     "a key twice": (typed(JSON, b'{"image": "!", "image": "%s"}' % base64.b64encode(PICTURE)), [200]),
+    "six million lists": (typed(JSON, LISTS), [400]),
+    "six million lists to Hugging Face": (typed(JSON, LISTS.replace(b"image", b"inputs"), b"/hf"), [400]),
+    "six million lists as tensors": (typed(JSON, LISTS, b"/v2/models/embedded/infer"), [413]),
     "100 MB of base64": (typed(JSON, b'{"image": "' + b"A" * 100_000_000 + b'"}'), [413]),
     "tensors 100,000 deep": (typed(JSON, NESTED, b"/v2/models/embedded/infer"), [400]),
     "embeddings 100,000 deep": (typed(JSON, NESTED, b"/embed"), [400]),

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import get_args
 
 import pytest
 from calling import application, calling, serving_engine
@@ -12,6 +13,7 @@ from prometheus_client.samples import Sample
 from running import CAT, ROOT
 
 from service import metrics
+from service.errors import Reason
 from service.exposition import facts
 from service.inference import Models
 from service.link import Link
@@ -39,6 +41,16 @@ def exported() -> dict[str, tuple[str, set[str]]]:
 
 def test_the_page_has_every_metric_with_its_kind_and_labels_and_no_other() -> None:
     assert documented() == exported()
+
+
+def test_every_reason_to_refuse_is_there_from_the_start_and_explained() -> None:
+    Models({"dogs": Link(1, None)}, Settings())  # type: ignore[arg-type]
+    metrics_page, tuning = ((ROOT / "docs" / page).read_text() for page in ("metrics.md", "operations.md"))
+    for reason in get_args(Reason):
+        for model in ("", "dogs"):
+            assert REGISTRY.get_sample_value("volo_rejections_total", {"model": model, "reason": reason}) is not None
+        assert f"(`{reason}`)" in metrics_page
+        assert f'| 503 `overloaded`, `reason="{reason}"` |' in tuning
 
 
 def test_the_buckets_fit_what_takes_a_millisecond_and_what_takes_ten_seconds() -> None:

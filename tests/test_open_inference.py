@@ -284,6 +284,21 @@ async def test_binary_tensors_that_end_early_or_late_are_no_tensors(client: http
     assert (answer.status_code, answer.json().keys()) == (400, {"error"})
 
 
+async def test_pixels_in_json_are_those_of_one_large_model_and_more_come_binary(client: httpx.AsyncClient) -> None:
+    for side, status in ((512, 200), (600, 413)):
+        pixels = np.zeros((1, side, side, 3), np.uint8).tolist()
+        asked = in_json(datatype="UINT8", shape=[1, side, side, 3], data=pixels)
+        answer = await client.post("/v2/models/embedded/infer", json=asked)
+        assert answer.status_code == status
+    assert answer.json() == {"error": "The JSON holds more than 1,200,000 values; send the pixels as a binary tensor."}
+    size = {"binary_data_size": 600 * 600 * 3}
+    head = json.dumps(
+        {"inputs": [{"name": "image", "shape": [1, 600, 600, 3], "datatype": "UINT8", "parameters": size}]}
+    )
+    body, headers = head.encode() + b"," * 600 * 600 * 3, {HEADER_LENGTH: str(len(head))}
+    assert (await client.post("/v2/models/embedded/infer", content=body, headers=headers)).status_code == 200
+
+
 async def test_only_the_version_there_is_answers(client: httpx.AsyncClient) -> None:
     good = await client.post("/v2/models/embedded/versions/1/infer", json=in_json())
     assert (good.status_code, good.json()["model_version"]) == (200, "1")

@@ -1,11 +1,14 @@
 """The whole service as processes: it starts, outlives the death of its parts, and leaves nothing behind."""
 
+import base64
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -151,6 +154,30 @@ def _half_sent_picture(url: str) -> socket.socket:
     assert connection.recv(100).startswith(b"HTTP/1.1 100")
     connection.sendall(CAT.read_bytes()[:1000])
     return connection
+
+
+def test_asked_to_stop_a_batch_that_goes_on_ends_with_a_line_that_says_why(tmp_path: Path) -> None:
+    """One picture after the other, for as long as there are answers."""
+    line = json.dumps({"image": base64.b64encode(CAT.read_bytes()).decode()}).encode() + b"\n"
+    with serving(tmp_path, VOLO_WORKERS="1", VOLO_GRACE_S="0", VOLO_TIMEOUT_S="2") as service:
+        until(service.is_ready)
+        url = httpx.URL(service.url)
+        with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+            connection.sendall(b"POST /predict/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n")
+            connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+            received, told = b"", False
+            while b"shutting down" not in received:
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
+                received += (some := connection.recv(1 << 16))
+                assert some, received
+                if not told and b'"status":200' in received:
+                    service.process.terminate()
+                    told = True
+            assert b"0\r\n\r\n" in received or connection.recv(1 << 16).endswith(b"0\r\n\r\n")
+        assert service.process.wait(PATIENCE_S) == 0
+    (request,) = service.said("request")[-1:]
+    assert (request["endpoint"], request["outcome"]) == ("/predict/batch", "engine_unavailable")
 
 
 def _refuses(url: str) -> bool:

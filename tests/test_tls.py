@@ -1,5 +1,7 @@
 """HTTPS: a certificate can be renewed under those who are connected, and a bad one changes nothing."""
 
+import asyncio
+import errno
 import os
 import signal
 import socket
@@ -9,9 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
+from calling import eventually
 from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 from running import run, serving, until
+from structlog.testing import capture_logs
 
 from service import tls
 from service.settings import Settings
@@ -107,3 +111,28 @@ def test_it_is_said_which_file_is_wrong_and_nobody_is_asked_for_a_passphrase(tmp
     )
     with pytest.raises(tls.UnusableCertificate, match=r"key\.pem is encrypted; give a key without a passphrase"):
         tls.context(certificate, key)
+
+
+async def test_where_no_file_can_be_opened_for_a_while_the_certificate_is_taken_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issue(tmp_path)
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    current = tls.context(*files)
+    create, left = os.memfd_create, iter([True])
+
+    def none_left(name: str) -> int:
+        if next(left, False):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return create(name)
+
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    monkeypatch.setattr(tls, "LOOK_EVERY_S", 0.0)
+    with capture_logs() as logs:
+        following = asyncio.create_task(tls.follow(current, *files))
+        await eventually(lambda: len(logs) == 2 or following.done())
+        following.cancel()
+        await asyncio.wait([following])
+    refused, taken = logs
+    assert refused["reason"] == f"{files[0]} and {files[1]} cannot be looked at: Too many open files"
+    assert taken["event"] == "certificate taken"

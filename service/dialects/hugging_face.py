@@ -9,18 +9,18 @@ from typing import Any, Literal
 import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.prediction import top
 from service.accounting import Record
 from service.api import A_PICTURE
 from service.dialects.words import ModelName, documented_in, inlined, speaking
-from service.errors import MalformedBody, ServiceError
+from service.errors import ServiceError
 from service.inference import Inference, Models
 from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING
 from service.settings import Settings
-from service.uploads import checked, from_base64, read_body, read_picture, taken_apart
+from service.uploads import checked, from_base64, parsed, read_body, read_picture, taken_apart
 
 _JSON = 'A JSON body must be {"inputs": "<base64>", "parameters": {"top_k": 5, "function_to_apply": "softmax"}}.'
 
@@ -111,10 +111,7 @@ async def _read(request: Request, settings: Settings) -> tuple[bytes, Parameters
 
 
 def _from_json(body: bytes) -> tuple[bytes, Parameters]:
-    try:
-        asked = Asked.model_validate_json(body)
-    except ValidationError as error:
-        raise MalformedBody(_JSON) from error
+    asked = parsed(Asked, body, _JSON)
     return from_base64(asked.inputs), asked.parameters
 
 

@@ -186,7 +186,8 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
     @router.post("/models/{model}/infer", **_INFER)
     @router.post("/models/{model}/versions/{version}/infer", dependencies=this_version, **_INFER)
     async def infer(model: ModelName, request: Request) -> Response:
-        """There may be as many pictures as fit one run: either all are answered, or the request fails."""
+        """There may be as many pictures as fit one run: either all are answered, or the request fails. The JSON holds
+        at most 1,200,000 values, as many as the pixels of 512 x 512; larger pictures come binary, or encoded."""
         record: Record = request.state.record
         async with Patience.of(request, settings.timeout_s) as patience:
             models.knock(record, model)
@@ -199,6 +200,7 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
                 if microseconds := received.request.parameters.timeout:
                     patience.at_most(request, microseconds / 1e6)
                 pictures = await asyncio.to_thread(_pictures, received, settings, most)
+                received.request.inputs.clear()  # the next one's numbers shall not come on top of these
             inferences = await _infer_all(models, pictures, record, model)
         return _answer(received.request, model, inferences)
 

@@ -1,4 +1,4 @@
-"""Damaged pictures and damaged requests, as many as come in a while (``FUZZ_S`` seconds, by default 60 each)."""
+"""Damaged pictures, damaged requests and odd ones: as many as come in ``FUZZ_S`` seconds each, by default 60."""
 
 import base64
 import io
@@ -6,6 +6,8 @@ import json
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from bombs import encoded
 from loading import PICTURES, ask, same
 from packing import FORMS
 from PIL import ExifTags, Image
-from running import PATIENCE_S, Service, peak_bytes, serving, until
+from running import PATIENCE_S, ROOT, Service, environment, peak_bytes, serving, until
 from test_leavers import held, is_quiet
 
 FUZZ_S = float(os.environ.get("FUZZ_S", "60"))
@@ -197,3 +199,24 @@ def test_a_damaged_request_is_answered_or_hung_up_on(tmp_path: Path) -> None:
         told = many(send)
         assert told["200"] > 0
         assert "500" not in told
+
+
+def test_whatever_the_contract_lets_callers_ask_is_answered_as_it_says(tmp_path: Path) -> None:
+    """What schemathesis makes of it, other than in `make test` each time."""
+    seed = random.randrange(1 << 32)
+    print(f"--seed={seed}")
+    with unharmed(tmp_path / "service") as service:
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", f"--seed={seed}"),
+                *("--phases=examples,coverage,fuzzing", f"--max-time={FUZZ_S:.0f}"),
+                *("--generation-database=none", "--no-color"),
+            ],
+            cwd=ROOT,
+            env=environment(API_KEY="none", PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+            timeout=FUZZ_S + PATIENCE_S,
+        )
+        print(ended.stdout, ended.stderr)
+    assert ended.returncode == 0
