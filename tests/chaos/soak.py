@@ -211,7 +211,7 @@ def soak(service: Service, seconds: float, out: Path) -> list[str]:
     server = counted(service, "volo_requests_total", "outcome") - before
     faults = ledger.wrong + differences(server, ledger.told) + growth(looks)
     faults += mistold(service.said("request"), ledger.by_id)
-    for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run"):
+    for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run", "volo_slots_lent"):
         if left := counted(service, gauge).total():
             faults.append(f"{gauge} is {left} at the end")
     service.process.send_signal(signal.SIGTERM)
