@@ -64,6 +64,7 @@ class Session:
         # no slots, which know the session: the slab shall go with its last user, not at the next collection
         self._free = list(range(slots))
         metrics.slots.labels(card.model).set(slots)
+        self.abandoned_decodes = metrics.abandoned_decodes.labels(card.model)
         self._lent = metrics.slots_lent.labels(card.model)  # of an engine's successor's session too, beside this one
         self._sent: dict[int, _Sent] = {}
         # whoever's deadline is not before the one, and before the other, cannot be met: the engine has said so of one

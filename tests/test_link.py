@@ -113,8 +113,10 @@ async def test_a_slot_that_a_decoder_still_writes_to_is_not_lent_again(device: F
         await asyncio.wait([task])
         with pytest.raises(Overloaded), link.slot():
             pass
+        assert (measured("volo_slots_lent"), measured("volo_abandoned_decodes")) == (1, 1)
         go_on.set()
         await until(lambda: free(link))
+        assert (measured("volo_slots_lent"), measured("volo_abandoned_decodes")) == (0, 0)
         assert await ask(link, 7) == 7
 
 
