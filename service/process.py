@@ -1,12 +1,13 @@
 """Our processes, seen from both sides: a child that is kept running, and the child's tie to its parent.
 
 A child's standard input is its lifeline. The first line says what to do; the end of it says that the parent is gone,
-however that came to pass, and the child goes too. On its standard output it says that it is ready, and that it still
-is alive, or why it refuses.
+however that came to pass, and the child goes too; the kernel sees to it where the child cannot. On its standard output
+it says that it is ready, and that it still is alive, or why it refuses.
 """
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -38,6 +39,8 @@ REFUSALS = 3
 """One that has worked is given up when it has refused so often in a row: a device that is lost, say, does not come back
 to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 READY = b"ready"
 ALIVE = b"alive"
@@ -256,6 +259,7 @@ def receive_orders() -> dict[str, Any]:
     if sys.stdin.isatty():
         raise ValueError("nobody gives orders from a terminal")
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    _signal_when_parent_ends(signal.SIGCONT)  # one that is stopped shall see it
     litter = orders.get("litter", [])
     threading.Thread(target=_end_with_parent, args=[litter], name="lifeline", daemon=True).start()
     return orders
@@ -280,7 +284,17 @@ def _report(line: bytes) -> None:
     os.write(1, line + b"\n")
 
 
+def _signal_when_parent_ends(signal_: signal.Signals) -> None:
+    """Have the kernel send it to this process. Each thread may name one. Whose parent has ended already learns of that
+    by the lifeline alone."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal_)
+
+
 def _end_with_parent(litter: Sequence[str]) -> None:
+    # If the interpreter is held by whoever does not come back, this thread gets no turn. A handler in C needs none:
+    # `alarm` is called with the signal's number, which is 1, and so ends the process in one second.
+    LIBC.signal(signal.SIGHUP, LIBC.alarm)
+    _signal_when_parent_ends(signal.SIGHUP)
     os.read(sys.stdin.fileno(), 1)
     for folder in litter:
         shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -192,6 +194,29 @@ def test_if_the_supervisor_is_killed_its_children_go_too(tmp_path: Path) -> None
         service.process.kill()
         until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
         assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "stopped", [(), ("volo: engine embedded cpu", "volo: worker 1")], ids=["all at work", "stopped"]
+)
+def test_if_the_supervisor_is_killed_under_load_its_children_go_too(tmp_path: Path, stopped: tuple[str, ...]) -> None:
+    with serving(tmp_path, VOLO_WORKERS="2") as service, ThreadPoolExecutor(8) as callers:
+        until(service.is_ready)
+        children = service.children
+        for _ in range(8):
+            callers.submit(_ask_until_it_is_gone, service)
+        until(lambda: service.counted("volo_pictures_total") > 16)
+        for title in stopped:
+            os.kill(children[title], signal.SIGSTOP)
+        service.process.kill()
+        until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def _ask_until_it_is_gone(service: Service) -> None:
+    with suppress(httpx.TransportError):
+        while True:
+            service.predict()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
