@@ -39,6 +39,9 @@ REFUSALS = 3
 """One that has worked is given up when it has refused so often in a row: a device that is lost, say, does not come back
 to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
+FORGET_AGAIN_S = 0.05
+"""After so long it is tried again to add up what a process counted."""
+
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
@@ -75,6 +78,7 @@ class Child:
         self._refusal = ""
         self._was_ready = False
         self._on_ready: Callable[[], None] = lambda: None
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
         """Return when it reports for the first time that it is ready.
@@ -144,7 +148,9 @@ class Child:
         status = await process.wait()
         self._process = None
         self._will_not_be_ready(refusal or f"it ended with status {status}")
-        _forget(process.pid)
+        forgetting = asyncio.create_task(_forget(process.pid))  # beside us: the next one shall not wait for that
+        self._forgetting.add(forgetting)
+        forgetting.add_done_callback(self._forgetting.discard)
         return status
 
     def _will_not_be_ready(self, why: str) -> None:
@@ -217,9 +223,12 @@ def _processor_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _forget(pid: int) -> None:
+async def _forget(pid: int) -> None:
+    """Add up what a process counted that has ended, as soon as nobody is reading. A reader that is stopped would keep a
+    loop that waits for it from noticing just that."""
     try:
-        multiprocess.forget(pid)
+        while not multiprocess.forget(pid):  # noqa: ASYNC110 - other processes hold the lock, and set no event
+            await asyncio.sleep(FORGET_AGAIN_S)
     except Exception:  # its file is torn, say: no reason to leave its place empty
         logger.exception("what a process counted is lost", pid=pid)
 

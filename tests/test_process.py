@@ -1,6 +1,7 @@
 """A child is started again when it ends, ends with its parent, and finds what its parent found."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from running import ROOT, alive, environment, run, until
 
+from service import multiprocess
 from service.process import REFUSALS, REFUSED, Child, Refused
 
 
@@ -66,7 +68,7 @@ async def test_a_child_that_has_worked_is_given_up_when_it_refuses_again_and_aga
 async def test_a_child_is_started_again_even_if_what_it_counted_cannot_be_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def torn(pid: int) -> None:
+    def torn(pid: int) -> bool:
         raise RuntimeError("Read beyond file size detected, file is corrupted.")
 
     monkeypatch.setattr("service.multiprocess.forget", torn)
@@ -74,6 +76,20 @@ async def test_a_child_is_started_again_even_if_what_it_counted_cannot_be_kept(
     child = Child("of no known role", {})
     running = asyncio.create_task(child.run(on_restart=restarted.set))
     await restarted.wait()
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
+async def test_a_scrape_that_does_not_end_keeps_nobody_waiting_and_what_was_counted_is_kept_after_it() -> None:
+    restarts = asyncio.Semaphore(0)
+    child = Child("of no known role", {})
+    with multiprocess._locked(fcntl.LOCK_SH):  # as a worker has it that is stopped while it is scraped
+        running = asyncio.create_task(child.run(on_restart=restarts.release))
+        for _ in range(2):
+            await asyncio.wait_for(restarts.acquire(), 60)
+        assert child._forgetting
+    async with asyncio.timeout(20):
+        await asyncio.gather(*child._forgetting)
     await child.stop(signal.SIGTERM, patience_s=10)
     await running
 
