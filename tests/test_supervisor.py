@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,17 @@ def test_it_names_what_is_in_a_picture(service: Service) -> None:
     assert answer.status_code == 200
     assert answer.json()["model"] == "embedded"
     assert len(answer.json()["predictions"]) == 5
+
+
+def test_sockets_and_metrics_are_this_users_alone_wherever_they_lie(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    with serving(tmp_path, PROMETHEUS_MULTIPROC_DIR=str(metrics)) as service:
+        until(service.is_ready)
+        (sockets,) = (tmp_path / "tmp").glob("volo-*")
+        inside = [*sockets.iterdir(), *metrics.iterdir()]
+        assert {path.suffix for path in inside} == {".sock", ".db", ""}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in inside} == {0o600}
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
 
 
 def test_titles_say_who_is_who(service: Service) -> None:
