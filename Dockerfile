@@ -2,14 +2,14 @@
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t volo-serve:0.1.0 .
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
-FROM ${BASE} AS build
+FROM ${BASE} AS dependencies
 RUN apt-get update -q && apt-get install -yq --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/volo
 ENV PATH=/opt/volo/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 
-# Dependencies have layers of their own, that a change of the code leaves alone; the largest comes first. They are what
-# deploy/locks says, to the byte; only torch from an index of your own is what that index gives.
+# Dependencies have layers of their own, that a change of the code leaves alone, here and in the result; the largest comes
+# first. They are what deploy/locks says, to the byte; only torch from an index of your own is what that index gives.
 COPY deploy/constraints.txt deploy/locks/torch.txt deploy/
 ARG TORCH_INDEX=
 RUN if [ -n "${TORCH_INDEX}" ]; \
@@ -21,16 +21,19 @@ RUN pip install --quiet --require-hashes --requirement deploy/${LOCK}.txt
 COPY deploy/compile_launcher.py deploy/
 RUN TRITON_CACHE_DIR=/opt/triton python deploy/compile_launcher.py
 
+FROM dependencies AS code
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN pip install --quiet --no-deps --no-build-isolation . && pip check
+RUN pip install --quiet --no-deps --no-build-isolation --prefix /code . && \
+    PYTHONPATH=$(echo /code/lib/python*/site-packages) pip check
 
 FROM ${BASE}
 RUN apt-get update -q && apt-get install -yq --no-install-recommends tini && rm -rf /var/lib/apt/lists/* && \
     useradd --uid 10001 --user-group --no-create-home --home-dir /cache volo && \
     install --directory --owner volo --group volo /cache
-COPY --from=build /opt /opt
+COPY --from=dependencies /opt /opt
+COPY --from=code /code /opt/volo
 COPY deploy/ray/volo_ray.py /opt/volo/ray/
 COPY deploy/entrypoint.sh /usr/local/bin/volo-entrypoint
 ENV PATH=/opt/volo/bin:$PATH \

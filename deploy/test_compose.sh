@@ -17,8 +17,8 @@ export VOLO_PUBLISH=127.0.0.1:${PORT:-18000} PROMETHEUS_PUBLISH=${PROMETHEUS_POR
 URL=http://$VOLO_PUBLISH
 PROMETHEUS=http://127.0.0.1:$PROMETHEUS_PUBLISH
 PICTURE=models/data/samples/coffee.jpg
-SCRATCH=$(mktemp -d)
 [ ! -e .env ] || { echo "there is a .env, whose settings would be tested: move it away" >&2; exit 1; }
+SCRATCH=$(mktemp -d)
 
 compose() { $COMPOSE --project-name volo-test --profile cpu "$@"; }
 container() {
@@ -47,6 +47,10 @@ $BUILD
 $ENGINE run --rm --entrypoint sh "$IMAGE" -c '! command -v gcc cc clang' || fail "it has a compiler"
 $ENGINE image inspect "$IMAGE" | grep -q '"SIGTERM"' || fail "it is not stopped by SIGTERM"
 
+step "A change of the code changes a small layer"
+$ENGINE history --no-trunc --format '{{.Size}} {{.CreatedBy}}' "$IMAGE" |
+  grep -E '^[0-9]{1,2}(\.[0-9]+)? ?[kM]B .*COPY .*/opt/volo( |$)' || fail "dependencies are in the code's layer"
+
 step "Asked for a GPU that is missing, it fails and says so"
 if $ENGINE run --rm -e VOLO_DEVICE=cuda "$IMAGE" > "$SCRATCH/gpu" 2>&1; then fail "it served without one"; fi
 grep 'cuda was asked for' "$SCRATCH/gpu" | head -1 || fail "it said something else: $(cat "$SCRATCH/gpu")"
@@ -63,7 +67,8 @@ step "It answers, and Prometheus has the number"
 for _ in $(seq 20); do predict > "$SCRATCH/answer"; done
 cat "$SCRATCH/answer"
 until_true 60 is 'sum(volo_requests_total{endpoint="/predict",outcome="ok"})' 20
-echo "20 of 20 requests read back from Prometheus"
+is 'count(up)' 1 || fail "it scrapes what is not there"
+echo "20 of 20 requests read back from Prometheus, which has one target, the service"
 
 step "It restarts"
 compose restart volo-cpu

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Collection
 from http.client import HTTPException
@@ -70,6 +71,16 @@ def verify(path: Path, sha256: str | None) -> Path:
         if actual != sha256.lower():
             raise DownloadError(f"{path} has the SHA-256 {actual}, not the pinned {sha256}")
     return path
+
+
+def hub_sha256(path: Path) -> str | None:
+    """What the hub said that the SHA-256 of a file in its cache is; None if it did not, or the file is no such one.
+
+    A snapshot links to a blob that is named by its ETag: of what is in LFS, as weights are, the SHA-256. The blob may
+    be a link itself, to a store where names are other hashes.
+    """
+    blob = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+    return blob if re.fullmatch("[0-9a-f]{64}", blob) else None
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:

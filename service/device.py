@@ -84,7 +84,8 @@ class Device:
     On a CPU ``lanes`` runs go on at once, one on each of its ``cores``: that gives more pictures a second than all
     cores together on one run after the other. On a GPU there is one lane, and ``ahead`` more runs are on their way to
     it. ``padded``: runs have only the sizes that were warmed up, because only for these there are graphs.
-    ``patience_s`` bounds a run: larger ones that would take longer are not offered.
+    ``patience_s`` bounds a run: larger ones that would take longer are not offered. A lone run keeps ``threads_alone``
+    cores busy: all, if the warm-up finds that worth it.
     """
 
     def __init__(self, classifier: Classifier, max_batch: int, patience_s: float, cores: int = 1) -> None:
@@ -92,7 +93,7 @@ class Device:
         self._classifier = classifier
         self._max_batch = max_batch
         self._patience_s = patience_s
-        self._threads_alone = 1
+        self.threads_alone = 1
         self.padded = classifier.device.type == "cuda"
         with _device_errors():
             self._pipeline = Pipeline(classifier, max_batch) if self.padded else None
@@ -156,7 +157,7 @@ class Device:
         with _device_errors():
             if self._pipeline:
                 return self._pipeline.run(pictures, padded_size, wants)
-            threads = self._threads_alone if alone else 1
+            threads = self.threads_alone if alone else 1
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)  # of this thread
             return self._outputs(torch.from_numpy(np.stack(pictures)), wants)
@@ -186,11 +187,11 @@ class Device:
 
     def _try_all_cores(self, rounds: int, on_one_s: float) -> None:
         """Give lone runs all cores if they are worth it: a small model's layers are over before a thread wakes up."""
-        self._threads_alone = self.lanes
+        self.threads_alone = self.lanes
         self._check(1, alone=True)
         seconds = statistics.median(self._timed(1, alone=True) for _ in range(rounds))
         if seconds > WORTHWHILE * on_one_s:
-            self._threads_alone = 1
+            self.threads_alone = 1
 
     def _timed(self, size: int, alone: bool = False) -> float:
         started = time.perf_counter()

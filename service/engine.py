@@ -11,6 +11,7 @@ from service.device import DeviceFault
 from service.line import Job
 from service.logs import logger
 from service.outputs import Outputs
+from service.priority import compute_behind
 from service.scoring import Runner, Scorer
 from service.wire import Kind, ModelCard, Order, Outcome, Pulse, State
 from service.workers import Place, Worker, welcome
@@ -44,7 +45,9 @@ class Engine:
         self._last_end_s = 0.0
         self._pump_due = False
         self._metrics = metrics.OfEngine(card.model, card.device, queue.limit)
-        self._scorer = Scorer(device, len(card.labels), queue.costs, queue.lanes + queue.ahead, self._metrics)
+        # on a processor the lanes compute, and what comes and goes shall not wait for that; beside one they only wait
+        begin = compute_behind if card.device == "cpu" else None
+        self._scorer = Scorer(device, len(card.labels), queue.costs, queue.lanes + queue.ahead, self._metrics, begin)
         self._retiring = False
         self._deserted = asyncio.Event()
 

@@ -40,9 +40,10 @@ class EngineHost:
         self.name = name
         self.path = path
         metrics.engine_restarts.labels(name)  # so that the first one is seen as a step from 0
+        self._settings = settings.model_copy(update={"model": source, "models": ""}).model_dump(mode="json")
         self._orders = {
             "name": name,
-            "settings": settings.model_copy(update={"model": source, "models": ""}).model_dump(mode="json"),
+            "settings": self._settings,
             "litter": [str(path.parent), *multiprocess.litter()],
         }
         self._relapses = Relapses(name, path)
@@ -110,7 +111,8 @@ class EngineHost:
             metrics.engine_restarts.labels(self.name).inc()
             self._relapses.ended()
 
-    def _on_ready(self, process: _Process) -> None:
+    def _on_ready(self, process: _Process, device: str) -> None:
+        self._settings["device"] = device  # if that was `auto`: where a GPU is lost the next one shall not do without
         if process is self._process:
             self._relapses.serves()
 

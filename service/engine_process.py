@@ -20,7 +20,6 @@ from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load
 from service.engine import Engine
 from service.logs import logger
 from service.multiprocess import NoRoom
-from service.priority import compute_behind
 from service.process import REFUSED, report_alive, report_ready, report_refusal
 from service.settings import Settings, cores
 from service.wire import ModelCard
@@ -38,11 +37,11 @@ def main(orders: dict[str, Any]) -> None:
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         logger.critical("cannot start", reason=str(error))
         report_refusal(str(error))
-        # a new process may find the device well again, or the room that another process still holds
-        raise SystemExit(1 if isinstance(error, (DeviceFault, OutOfMemory, NoRoom)) else REFUSED) from None
+        # a new process may find the room that another one still holds
+        raise SystemExit(1 if isinstance(error, (OutOfMemory, NoRoom)) else REFUSED) from None
     setproctitle(f"volo: engine {card.model} {card.device}")
     listener = socket.socket(fileno=orders["listener"])
-    report_ready()
+    report_ready(card.device)
     try:
         run(Engine(device, card, queue, report_alive), listener, settings.timeout_s)
     except ExceptionGroup:
@@ -57,7 +56,6 @@ def prepare(settings: Settings, name: str) -> tuple[Device, ModelCard, Queue]:
     loaded_s = time.monotonic()
     if classifier.device.type == "cpu":
         keep_freed_memory()
-        compute_behind()
     device = Device(classifier, settings.max_batch, patience_s=settings.timeout_s / 4, cores=cores())
     costs = Costs(device.warm_up(rounds=3), padded=device.padded)
     card = _card(name, classifier)

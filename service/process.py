@@ -50,6 +50,10 @@ ALIVE = b"alive"
 REFUSAL = b"refused: "
 
 
+def _nothing(how: str) -> None:
+    """What is done when a child is ready, if nothing is."""
+
+
 class Refused(Exception):
     """A child says that it cannot work as it is set up. It has said why in the log."""
 
@@ -77,7 +81,7 @@ class Child:
         self._reported = asyncio.Event()
         self._refusal = ""
         self._was_ready = False
-        self._on_ready: Callable[[], None] = lambda: None
+        self._on_ready: Callable[[str], None] = _nothing
         self._forgetting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
@@ -91,9 +95,9 @@ class Child:
             raise Refused(self._refusal)
 
     async def run(
-        self, on_restart: Callable[[], None] = lambda: None, on_ready: Callable[[], None] = lambda: None
+        self, on_restart: Callable[[], None] = lambda: None, on_ready: Callable[[str], None] = _nothing
     ) -> None:
-        """Keep it running until ``stop``; tell each time that it has ended, and that it is ready.
+        """Keep it running until ``stop``; tell each time that it has ended, and that it is ready, with what it says.
 
         Raises:
             Refused: it cannot work as it is set up.
@@ -183,7 +187,7 @@ class Child:
                 self._reported.set()
                 self._was_ready = True
                 silence_s = self._silence_s
-                self._on_ready()
+                self._on_ready(line.removeprefix(READY).decode().strip())
             elif line.startswith(REFUSAL):
                 refusal = line.removeprefix(REFUSAL).decode().strip()
 
@@ -274,9 +278,9 @@ def receive_orders() -> dict[str, Any]:
     return orders
 
 
-def report_ready() -> None:
-    """In a child: tell the parent that it works."""
-    _report(READY)
+def report_ready(how: str = "") -> None:
+    """In a child: tell the parent that it works, and how if that is of use to it."""
+    _report(READY + f" {how}".encode())
 
 
 def report_alive() -> None:

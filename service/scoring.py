@@ -38,20 +38,22 @@ class Runner(Protocol):
 
 
 class Scorer:
-    """Runs batches on the device, ``lanes`` at once, each in a thread of its own.
+    """Runs batches on the device, ``lanes`` at once, each in a thread of its own, which ``begin`` is called in first.
 
     ``leaving`` are places in a batch under way whose callers have left; the engine puts them there. Whoever is still
     to be done again then is not.
     """
 
-    def __init__(self, device: Runner, classes: int, costs: Costs, lanes: int, meter: OfEngine) -> None:
+    def __init__(
+        self, device: Runner, classes: int, costs: Costs, lanes: int, meter: OfEngine, begin: Callable[[], None] | None
+    ) -> None:
         self.leaving: set[Place] = set()
         self.last_success_s = time.monotonic()
         self._device = device
         self._classes = classes
         self._costs = costs
         self._metrics = meter
-        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane", initializer=begin)
         self._suspecting = asyncio.Lock()
         meter.runs_at_most(costs.largest)
 

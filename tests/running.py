@@ -32,9 +32,9 @@ def until(found: Callable[[], T | None], within_s: float = PATIENCE_S) -> T:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Ours without its settings, and with these."""
+    """Ours without its settings, and with these; answers shall not depend on what the processor computes in."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("VOLO_", "PROMETHEUS_"))}
-    return {**kept, "OMP_NUM_THREADS": "1", **settings}
+    return {**kept, "OMP_NUM_THREADS": "1", "VOLO_PRECISION": "float32", **settings}
 
 
 def run(

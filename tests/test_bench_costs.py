@@ -10,23 +10,27 @@ from cost_tables import table
 from service.__main__ import main
 from service.bench.costs import spread
 from service.bench.cpu import machine_seconds
-from service.bench.tables import CostTable, UnusableTable
+from service.bench.tables import CostTable, UnusableTable, kept
 from service.settings import Settings, cores
 
 
-def test_costs_are_measured_and_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_costs_are_measured_and_kept_where_plans_look(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"VOLO_{name.upper()}", raising=False)
-    file = tmp_path / "costs.json"
-    command = ["volo", "bench", "costs", "embedded", "--max-batch", "2", "--seconds", "0.2", "--out", str(file)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = tmp_path / "volo/costs/embedded.json"
+    options = {"--precision": "float32", "--max-batch": "2", "--seconds": "0.2"}
+    command = ["volo", "bench", "costs", "embedded", *(part for option in options.items() for part in option)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as exit_:
         main()
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert not exit_.value.code, shown.err
+    assert shown.err == ""  # the worker that was measured has kept its log to itself
     assert shown.out.startswith("embedded in float32 on")
+    assert f"It is kept in {file}, where `volo plan --model embedded` finds it." in shown.out
     costs = CostTable.read(file)
     assert (costs.model, costs.precision, costs.device, costs.padded) == ("embedded", "float32", "cpu", False)
     assert (costs.lanes, costs.ahead) == (cores(), 0)
@@ -36,6 +40,12 @@ def test_costs_are_measured_and_written(
     assert 0 <= costs.engine_cpu_seconds_per_picture < costs.worker_cpu_seconds_per_picture < 0.1
     assert costs.command == " ".join(command)
     assert costs.versions["torch"]
+
+
+def test_tables_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert kept("volo_d1_224") == tmp_path / ".cache/volo/costs/volo_d1_224.json"
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ def test_what_it_finds_holds_and_is_close_below_the_limit(limit: float, first: f
     assert limit * 0.95 <= found <= limit
 
 
+@given(limit=st.floats(50, 5000), first=st.floats(50, 200), known=st.floats(0.1, 1.0))
+def test_it_finds_no_lower_rate_than_is_known_to_hold(limit: float, first: float, known: float) -> None:
+    found = highest_rate(lambda rate: rate <= limit, first, known=known * limit)
+    assert max(known * limit, limit * 0.95) <= found <= limit
+
+
 def test_a_server_that_keeps_no_promise_gets_no_rate_and_not_many_trials() -> None:
     tried: list[float] = []
 

@@ -18,7 +18,7 @@ LABELS = [Label(f"class {index}") for index in range(7)]
 def classifier() -> Classifier:
     model = Volo(replace(VARIANTS["volo_nano"], image_size=32, num_classes=7))
     fill(model)
-    return Classifier(model, name="small", crop_pct=0.8, labels=LABELS)
+    return Classifier(model, name="small", crop_pct=0.8, labels=LABELS, precision="float32")
 
 
 @pytest.fixture(scope="module")

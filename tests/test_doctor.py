@@ -4,12 +4,13 @@ import json
 import signal
 import socket
 import threading
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from running import PATIENCE_S, alive, children, run, started, until
+from running import PATIENCE_S, ROOT, alive, children, run, started, until
 
 from service.doctor import limits, runtime, weights, whole
 from service.doctor.findings import Check, Finding, State, well
@@ -58,7 +59,15 @@ def test_a_check_that_hangs_is_a_finding() -> None:
         ("cuda", Cuda("2.13.0", (12, 8), (12, 8), (Card("H100", 10**9, 8 * 10**10),)), State.WARNING, "1.0 of 80.0 GB"),
         ("cuda", Cuda("2.13.0", (12, 8), None, ()), State.FAILED, "no NVIDIA driver"),
         ("auto", Cuda("2.13.0", (12, 8), None, ()), State.WELL, "no NVIDIA driver"),
-        ("cpu", Cuda("2.13.0", (12, 8), (12, 8), (H100,)), State.WELL, "the processor, as is set"),
+        (
+            "cpu",
+            GOOD,
+            State.WELL,
+            "the processor, as is set; torch 2.13.0, built for CUDA 12.8; the driver goes up to 12.4",
+        ),
+        ("cpu", GOOD, State.WELL, "; not used: H100, 70.0 of 80.0 GB free"),
+        ("cpu", Cuda("2.13.0+cpu", None, None, ()), State.WELL, "2.13.0+cpu, without CUDA; there is no NVIDIA driver"),
+        ("cuda", Cuda("2.13.0", (12, 8), (12, 8), (Card("H100", error="busy"),)), State.FAILED, "H100, busy"),
         ("cuda", Cuda("2.13.0+cpu", None, (12, 8), ()), State.FAILED, "is without CUDA"),
         ("auto", Cuda("2.13.0+cpu", None, (12, 8), ()), State.WARNING, "is without CUDA"),
         ("cuda", Cuda("2.13.0", (13, 0), (12, 4), ()), State.FAILED, "goes up to CUDA 12.4, torch wants 13.0"),
@@ -70,6 +79,22 @@ def test_torch_driver_and_cards_are_held_against_what_is_set(device: str, cuda: 
     assert finding.state is state
     assert words in finding.found
     assert bool(finding.advice) == (state is not State.WELL)
+
+
+@pytest.mark.parametrize(("device", "used"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_each_card_has_a_line_that_says_whether_it_is_used(device: str, used: int) -> None:
+    cards = (H100, Card("L4", free=10**9, total=24 * 10**9), Card("A100", error="busy"))
+    findings = [
+        one for one in runtime.judge(device, Cuda("2.13.0", (12, 8), (12, 8), cards)) if one.subject == "Device"
+    ]
+    says = [f"cuda:{index} is {'' if index == used else 'not '}used: {card}" for index, card in enumerate(cards)]
+    assert [one.found.partition(";")[0] for one in findings] == says
+    # memory is only asked of the one that is used
+    assert states(findings) == [State.WELL, State.WARNING if used == 1 else State.WELL, State.WELL]
+
+
+def test_a_card_that_is_not_there_is_told_with_those_that_are() -> None:
+    assert states(runtime.judge("cuda:1", GOOD)) == [State.FAILED, State.WELL]
 
 
 def test_on_a_card_triton_needs_a_compiler_or_what_was_compiled_before(
@@ -137,9 +162,61 @@ def test_weights_that_are_not_here_are_no_fault_unless_they_cannot_be_had(
     monkeypatch.setattr(weights, "cached", lambda remote: [])
     monkeypatch.setattr(weights, "_reachable", lambda url: reachable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "not/made/yet"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not/made/yet"))
     assert weights.look("volo_d1_224", "volo_d1_224", None).state is state
     assert not weights.here(Settings(model="volo_d1_224"))
+
+
+def test_weights_that_could_not_be_written_are_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()  # in which not even root can make a folder
+    monkeypatch.setattr(weights, "cached", lambda remote: [])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file/hub"))
+    finding = weights.look("volo_d1_224", "volo_d1_224", None)
+    assert finding.state is State.FAILED
+    assert "nothing can be written there: Not a directory" in finding.found
+
+
+EMBEDDED = ROOT / "models/data/embedded.safetensors"
+
+
+def in_a_hubs_cache(folder: Path, blob: str, content: bytes) -> Path:
+    """Where a snapshot would have weights whose blob has this name, in a store that many repositories share."""
+    shared, blobs, snapshot = (folder / part for part in ("shared", "blobs", "snapshots/main"))
+    for each in (shared, blobs, snapshot):
+        each.mkdir(parents=True)
+    (shared / ("0" * 64)).write_bytes(content)
+    (blobs / blob).symlink_to(Path("../shared") / ("0" * 64))
+    path = snapshot / "model.safetensors"
+    path.symlink_to(Path("../../blobs") / blob)
+    return path
+
+
+def test_weights_in_the_hubs_cache_are_held_against_the_name_of_their_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = EMBEDDED.read_bytes()
+    flipped = good[:-1] + bytes([good[-1] ^ 1])
+    digest, git_hash = sha256(good).hexdigest(), "a" * 40
+
+    def looked(case: str, blob: str, content: bytes) -> Finding:
+        path = in_a_hubs_cache(tmp_path / case, blob, content)
+        monkeypatch.setattr(weights, "cached", lambda remote: [path])
+        return weights.look("volo_d1_224", "volo_d1_224", None)
+
+    whole = looked("whole", digest, good)
+    assert (whole.state, "verified" in whole.found) == (State.WELL, True)
+    damaged = looked("damaged", digest, flipped)
+    assert (damaged.state, "is damaged" in damaged.found) == (State.FAILED, True)
+    # nobody has said what these should be
+    unknown = looked("unknown", git_hash, flipped)
+    assert (unknown.state, "verified" in unknown.found) == (State.WELL, False)
+
+
+def test_weights_are_verified_only_if_there_is_something_to_hold_them_against() -> None:
+    assert "verified" not in weights.look("embedded", "embedded", None).found
+    pinned = weights.look("embedded", "embedded", sha256(EMBEDDED.read_bytes()).hexdigest())
+    assert "verified" in pinned.found
 
 
 def test_another_answer_of_the_embedded_model_is_a_fault() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -22,13 +22,15 @@ from structlog.testing import capture_logs
 
 from service.batching import Queue
 from service.costs import Costs
-from service.device import DeviceFault
+from service.device import DeviceFault, OutOfMemory
 from service.engine import PROBE_S, Engine
 from service.engine_process import main
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from service.link import Link
+from service.multiprocess import NoRoom
 from service.outputs import Outputs, Wants
 from service.process import REFUSED
+from service.settings import Settings
 from service.wire import Kind, Order, State
 from service.workers import Place
 
@@ -286,6 +288,23 @@ def test_what_cannot_work_as_it_is_set_up_is_a_refusal_that_says_why(settings: d
     assert end.value.code == REFUSED
     assert [line["event"] for line in log] == ["cannot start"]
     assert complaint in log[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(DeviceFault("unspecified launch failure"), REFUSED), (OutOfMemory("of 2 GB"), 1), (NoRoom("in /tmp"), 1)],
+)
+def test_a_device_that_faults_at_the_start_is_a_refusal_and_room_may_still_come(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int
+) -> None:
+    def fail(settings: Settings) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("service.engine_process.load_classifier", fail)
+    with capture_logs() as log, pytest.raises(SystemExit) as end:
+        main({"name": "a model", "settings": {}, "listener": -1})
+    assert end.value.code == status
+    assert log[0]["reason"] == str(error)
 
 
 def test_an_engine_process_that_refuses_says_so_in_one_line_and_its_exit_status() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,8 @@ from service.settings import Settings
 class FakeChild:
     """In place of a process, which could not be held between two moments: it is warm, and has ended, when told to."""
 
-    def __init__(self, role: str, orders: object, inherit: object) -> None:
+    def __init__(self, role: str, orders: dict[str, Any], inherit: object) -> None:
+        self.orders = orders
         self.warm, self.ended = asyncio.Event(), asyncio.Event()
         self.refusal = ""
         self.asked: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
@@ -24,7 +27,8 @@ class FakeChild:
         if self.refusal:
             raise Refused(self.refusal)
 
-    async def run(self, on_restart: object, on_ready: object) -> None:
+    async def run(self, on_restart: object, on_ready: Callable[[str], None]) -> None:
+        self.tell_ready = on_ready
         await self.ended.wait()
 
     async def stop(self, how: signal.Signals, patience_s: float) -> None:
@@ -36,7 +40,7 @@ class FakeChild:
 def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
     made: list[FakeChild] = []
 
-    def make(role: str, orders: object, inherit: object, silence_s: float) -> FakeChild:
+    def make(role: str, orders: dict[str, Any], inherit: object, silence_s: float) -> FakeChild:
         made.append(FakeChild(role, orders, inherit))
         return made[-1]
 
@@ -68,6 +72,24 @@ async def test_the_next_engine_takes_over_when_it_is_warm(host: EngineHost, chil
     assert not running.done()
     after.ended.set()
     await running
+    host.close()
+
+
+async def test_where_a_gpu_was_taken_of_itself_no_later_engine_does_without(
+    host: EngineHost, children: list[FakeChild]
+) -> None:
+    running = asyncio.create_task(host.run())
+    await turn()
+    assert children[0].orders["settings"]["device"] == "auto"
+    children[0].tell_ready("cuda")
+    reloading = asyncio.create_task(host.reload())
+    await turn()
+    assert [child.orders["settings"]["device"] for child in children] == ["cuda", "cuda"]
+    for task in (reloading, running):
+        task.cancel()
+    for child in children:
+        child.ended.set()
+    await asyncio.wait([reloading, running])
     host.close()
 
 

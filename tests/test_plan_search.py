@@ -40,14 +40,36 @@ def test_the_fewest_devices_are_found_that_hold() -> None:
 def test_a_plan_breaks_above_the_rate_it_is_for_and_below_what_the_devices_can_do() -> None:
     plan = planned(DEMAND)
     assert plan is not None
-    assert DEMAND.rate <= plan.breaks_at <= 1.05 * plan.devices * CAPACITY
+    assert DEMAND.rate <= plan.holds_up_to < plan.breaks.rate <= 1.06 * plan.holds_up_to
+    assert plan.holds_up_to <= 1.05 * plan.devices * CAPACITY
+
+
+@pytest.mark.parametrize("share", [0.8, 0.9, 0.95, 0.99])
+def test_a_plan_that_holds_does_so_up_to_no_less_than_it_is_for(share: float) -> None:
+    most = planned(DEMAND, devices=3)
+    assert most is not None
+    plan = planned(replace(DEMAND, rate=share * most.holds_up_to), devices=3)
+    assert plan is not None
+    assert plan.holds
+    assert plan.holds_up_to >= share * most.holds_up_to
 
 
 def test_devices_that_are_too_few_break_below_the_rate() -> None:
     plan = planned(DEMAND, devices=2)
     assert plan is not None
     assert not plan.holds
-    assert 0.5 * 2 * CAPACITY < plan.breaks_at < DEMAND.rate
+    assert 0.5 * 2 * CAPACITY < plan.holds_up_to < DEMAND.rate
+
+
+def test_what_is_too_slow_for_more_breaks_first() -> None:
+    costs = table(worker_cpu_seconds_per_picture=0.010)
+    few, many = (planned(replace(DEMAND, workers=workers), costs, devices=3) for workers in (1, 16))
+    assert few is not None
+    assert many is not None
+    assert (few.breaks.first, many.breaks.first) == ("HTTP workers", "device")
+    loop = planned(DEMAND, table(engine_cpu_seconds_per_picture=0.004), devices=3)
+    assert loop is not None
+    assert loop.breaks.first == "event loop"
 
 
 def test_a_latency_below_a_lone_run_cannot_be_had() -> None:

@@ -79,6 +79,20 @@ def test_on_a_processor_workers_and_lanes_share_the_cores() -> None:
     assert outcome.latencies_s[0] == pytest.approx(0.004 + 0.010 + 0.004)
 
 
+def test_a_run_that_has_all_cores_to_itself_keeps_all_of_them_busy() -> None:
+    costs = table(
+        device="cpu",
+        lanes=2,
+        padded=False,
+        alone_seconds_by_batch_size={1: 0.006},
+        alone_threads=2,
+        worker_cpu_seconds_per_picture=0.004,
+    )
+    # from 0.004 on a worker and two threads share two cores until 0.010, then a run of one thread and they, until 0.013
+    outcome = simulate(replica(costs), [0.0, 0.004])
+    assert outcome.latencies_s == pytest.approx([0.013, 0.021 - 0.004])
+
+
 # What must hold of any load
 
 

@@ -38,6 +38,15 @@ def test_the_configuration_and_its_rules_are_sound() -> None:
     promtool("check", "config", "prometheus.yml")
 
 
+def test_what_it_scrapes_are_services_of_the_compose_file() -> None:
+    jobs = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    scraped = {job["job_name"]: job for job in jobs}
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert scraped["volo"]["static_configs"] == [{"targets": [f"volo:{Settings.model_fields['port'].default}"]}]
+    (cards,) = scraped["dcgm"]["dns_sd_configs"]  # looked up, for not every profile has them
+    assert set(cards["names"]) <= set(services)
+
+
 @needs_promtool
 def test_alerts_fire_when_they_should_and_are_silent_when_not() -> None:
     promtool("test", "rules", *map(str, CASES))
@@ -53,7 +62,7 @@ def test_every_alert_has_a_case_that_fires_and_one_that_stays_silent(alert: str)
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_every_alert_says_how_grave_it_is_and_has_its_paragraph(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("page", "ticket")
-    assert alert["annotations"]["runbook_url"] == f"docs/operations.md#{alert['alert'].lower()}"
+    assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
     assert f"\n### {alert['alert']}\n" in (ROOT / "docs/operations.md").read_text()
 
 

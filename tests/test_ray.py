@@ -1,5 +1,6 @@
 """What Ray is given; that it works on a cluster is shown by deploy/ray/prove.py."""
 
+import ast
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,16 @@ def test_the_config_names_what_there_is() -> None:
     settings = {key.removeprefix("VOLO_").lower() for key in environment if key.startswith("VOLO_")}
     assert settings <= set(Settings.model_fields)
     assert f"COPY deploy/ray/{module}.py {environment['PYTHONPATH']}/" in (ROOT / "Dockerfile").read_text()
+
+
+def test_the_config_and_the_code_say_the_same_of_the_deployment() -> None:
+    (deployment,) = CONFIG["applications"][0]["deployments"]
+    tree = ast.parse((ROOT / "deploy/ray/volo_ray.py").read_text())
+    (volo,) = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    decorated, _ = volo.decorator_list
+    assert isinstance(decorated, ast.Call)
+    said = {keyword.arg: ast.literal_eval(keyword.value) for keyword in decorated.keywords}
+    assert {**said, "name": volo.name, **deployment} == {**said, "name": volo.name}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's

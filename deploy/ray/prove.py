@@ -145,7 +145,9 @@ def main() -> None:
     before = engines()
     with cluster_of_two():
         print(f"{len(replicas())} replicas; {REQUESTS} pictures from {CALLERS} callers: {dict(load(REQUESTS))}")
-        print(f"pictures by replica: {shares()}")
+        pictures = shares()
+        print(f"pictures by replica: {pictures}")
+        assert min(pictures.values()) >= REQUESTS / len(pictures) / 4
         tries = load(REQUESTS, kill_one)
         assert tries["200"] == REQUESTS
         print(f"with one killed on the way, all tries: {dict(tries)}; answered: {tries['200']} of {REQUESTS}")

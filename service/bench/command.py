@@ -127,7 +127,7 @@ def _add_costs(kinds: Commands) -> None:
     )
     costs.set_defaults(command=_costs)
     costs.add_argument("model", nargs="?", metavar="NAME", help="from `volo models`, or a path (the one that is set)")
-    costs.add_argument("--out", type=Path, metavar="FILE", help="where to write them, as JSON for `volo plan --costs`")
+    costs.add_argument("--out", type=Path, metavar="FILE", help="where to keep them, as JSON (in a cache)")
     costs.add_argument("--pictures", type=Path, metavar="DIR", help="JPEG files to send (those that come with it)")
     costs.add_argument("--seconds", type=_amount, default=3.0, metavar="S", help="each is timed for about (3)")
     add_settings(costs, ["device", "precision", "max_batch", "timeout_s"])

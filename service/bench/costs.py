@@ -27,7 +27,7 @@ from service.bench.figures import Figures
 from service.bench.forward import classifier
 from service.bench.progress import Tell, shown
 from service.bench.stand import built
-from service.bench.tables import CostTable
+from service.bench.tables import CostTable, kept
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, resolve_device
 from service.options import read_settings
 from service.settings import Settings, cores
@@ -57,8 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     except (DeviceMissing, DeviceFault, OutOfMemory, OSError, ValueError) as error:
         fail(str(error), 1)
     _print(table)
-    if arguments.out:
-        table.write(arguments.out)
+    file = arguments.out or kept(table.model)
+    table.write(file)
+    if not arguments.out:
+        print(f"\nIt is kept in {file}, where `volo plan --model {settings.model}` finds it.")
     return 0
 
 
@@ -87,6 +89,7 @@ def measure(settings: Settings, folder: Path | None, seconds: float, tell: Tell)
         padded=device.padded,
         seconds_by_batch_size={size: statistics.median(each.busy_s) for size, each in runs.items()},
         alone_seconds_by_batch_size={size: statistics.median(each.alone_s) for size, each in runs.items()},
+        alone_threads=device.threads_alone,
         spread=spread([each.busy_s for each in runs.values()]),
         worker_cpu_seconds_per_picture=around.server.cores["worker"] / around.answered,
         engine_cpu_seconds_per_picture=around.server.cores["engine"] / around.answered,

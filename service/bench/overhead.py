@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from multiprocessing import get_context
@@ -160,21 +160,23 @@ def _worker(listener: socket.socket, engine: str) -> None:
     from service import worker
 
     setproctitle("volo: worker")
-    # as it is by default, but for where it goes: each request is logged
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-        logs.configure("info", "json", "worker 0")
-        settings = Settings(workers=1, grace_s=0.0)
-        worker.main(
-            {
-                "settings": settings.model_dump(mode="json"),
-                "engines": {settings.model: engine},
-                "control": "",
-                "rate_memory": 0,
-                "listener": listener.detach(),
-                "number": 0,
-                "url": "",
-            }
-        )
+    # all is as it is by default, but for where it goes: each request is logged, and a supervisor hears signs of life
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    logs.configure("info", "json", "worker 0")
+    settings = Settings(workers=1, grace_s=0.0)
+    worker.main(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "engines": {settings.model: engine},
+            "control": "",
+            "rate_memory": 0,
+            "listener": listener.detach(),
+            "number": 0,
+            "url": "",
+        }
+    )
 
 
 def _await(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,6 +14,17 @@ from service.terminal import saving
 
 Seconds = Annotated[dict[PositiveInt, PositiveFloat], Field(min_length=1)]
 """Seconds of a run by its batch size."""
+
+
+def kept(model: str) -> Path:
+    """Where this user's table of a model is kept, whatever the device: the last one that was measured."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "volo" / "costs" / f"{called(model)}.json"
+
+
+def called(source: str) -> str:
+    """What a table calls a model, which may be named by its file."""
+    return Path(source).name.partition(".")[0]
 
 
 class UnusableTable(Exception):
@@ -27,6 +39,7 @@ class CostTable(BaseModel):
         lanes, ahead, padded: how the device takes runs; see ``batching.Queue`` and ``costs.Costs``.
         seconds_by_batch_size: the median run, while the device always has more to do.
         alone_seconds_by_batch_size: the median run on a device that was idle; empty where nobody has measured it.
+        alone_threads: how many cores such a run keeps busy.
         spread: twenty means of runs relative to their size's median, from the fastest twentieth to the slowest.
         worker_cpu_seconds_per_picture, engine_cpu_seconds_per_picture: of an HTTP worker, with decoding, and of the
             engine's event loop.
@@ -44,6 +57,7 @@ class CostTable(BaseModel):
     padded: bool
     seconds_by_batch_size: Seconds
     alone_seconds_by_batch_size: dict[PositiveInt, PositiveFloat] = {}
+    alone_threads: PositiveInt = 1
     spread: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     worker_cpu_seconds_per_picture: NonNegativeFloat
     engine_cpu_seconds_per_picture: NonNegativeFloat
@@ -69,6 +83,7 @@ class CostTable(BaseModel):
     def write(self, file: Path) -> None:
         """End the command if it cannot be written."""
         with saving(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(self.model_dump_json(indent=1) + "\n")
 
     @property

@@ -27,7 +27,7 @@ _DESCRIPTION = """Tell why the service does not start, or not do well: versions 
 limits of the machine or container, weights, port, and one picture the whole way.
 It reads the settings that `volo serve` would. Exit status: 0, or 1 if something fails."""
 
-NOT_SETTINGS = {"VOLO_TAG", "VOLO_PUBLISH", "VOLO_MEMORY", "VOLO_API_KEY"}
+NOT_SETTINGS = {"VOLO_TAG", "VOLO_PUBLISH", "VOLO_CPUS", "VOLO_MEMORY", "VOLO_API_KEY"}
 """What the compose file and `volo predict` are given."""
 MARKS = {"well": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 
@@ -99,13 +99,13 @@ def checks(settings: Settings, given: dict[str, str], *, quick: bool) -> Iterato
 
 
 def misspelt() -> Iterator[Finding]:
-    """Variables that look like settings, and are none."""
+    """Variables that look like settings, and are not."""
     from service.doctor.findings import warning
 
     known = {f"VOLO_{name.upper()}" for name in Settings.model_fields} | NOT_SETTINGS
     for name in sorted(os.environ):
         if name.startswith("VOLO_") and name not in known:
-            yield warning("Settings", f"{name} is none", "Is it misspelt? `volo serve --help` has them all.")
+            yield warning("Settings", f"{name} is not a setting", "Is it misspelt? `volo serve --help` has them all.")
 
 
 class Page:

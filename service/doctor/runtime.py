@@ -20,11 +20,15 @@ LEAST_FREE_BYTES = 2_000_000_000
 
 @dataclass(frozen=True)
 class Card:
-    """A CUDA device; memory in bytes."""
+    """A CUDA device; memory in bytes, or the ``error`` that it gives instead."""
 
     name: str
-    free: int
-    total: int
+    free: int = 0
+    total: int = 0
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.error or f'{self.free / 1e9:.1f} of {self.total / 1e9:.1f} GB free'}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Cuda:
     driver: tuple[int, int] | None
     cards: tuple[Card, ...]
     error: str = ""
+
+    def __str__(self) -> str:
+        built = f"built for CUDA {_dotted(self.built)}" if self.built else "without CUDA"
+        driver = f"the driver goes up to {_dotted(self.driver)}" if self.driver else "there is no NVIDIA driver"
+        return f"torch {self.torch}, {built}; {driver}"
 
 
 def packages() -> Iterator[Finding]:
@@ -65,7 +74,7 @@ def look() -> Cuda:
             torch.cuda.init()  # type: ignore[no-untyped-call]
             cards = tuple(_card(index) for index in range(torch.cuda.device_count()))
         except (RuntimeError, AssertionError) as raised:
-            error = str(raised).partition("\n")[0]
+            error = _first_line(raised)
     built = torch.version.cuda
     return Cuda(torch.__version__, _pair(built) if built else None, driver_version(), cards, error)
 
@@ -73,8 +82,15 @@ def look() -> Cuda:
 def _card(index: int) -> Card:
     import torch
 
-    free, total = torch.cuda.mem_get_info(index)
-    return Card(torch.cuda.get_device_name(index), free, total)
+    name = torch.cuda.get_device_name(index)
+    try:
+        return Card(name, *torch.cuda.mem_get_info(index))
+    except RuntimeError as raised:  # somebody may have it alone, or it is broken, and another one may be in use
+        return Card(name, error=_first_line(raised))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _pair(text: str) -> tuple[int, int]:
@@ -99,7 +115,8 @@ def judge(device: str, cuda: Cuda) -> Iterator[Finding]:
     wanted = device.startswith("cuda")
     bad = failed if wanted else warning
     if device == "cpu":
-        yield well("Device", f"the processor, as is set; torch {cuda.torch}")
+        cards = f"; not used: {', '.join(map(str, cuda.cards))}" if cuda.cards else ""
+        yield well("Device", f"the processor, as is set; {cuda}{cards}")
     elif cuda.cards:
         yield from _judge_cards(device, cuda)
     elif cuda.driver is None:
@@ -108,7 +125,7 @@ def judge(device: str, cuda: Cuda) -> Iterator[Finding]:
             without = "" if cuda.built else f", and torch {cuda.torch} is without CUDA"
             yield failed("Device", f"{device} is set, and there is no NVIDIA driver{without}", advice)
         else:
-            yield well("Device", f"the processor: there is no NVIDIA driver; torch {cuda.torch}")
+            yield well("Device", f"the processor; {cuda}")
     elif cuda.built is None:
         advice = "Install torch with CUDA; in the image, build without TORCH_INDEX."
         yield bad("Device", f"there is a driver, but torch {cuda.torch} is without CUDA", advice)
@@ -123,19 +140,23 @@ def judge(device: str, cuda: Cuda) -> Iterator[Finding]:
 
 
 def _judge_cards(device: str, cuda: Cuda) -> Iterator[Finding]:
-    index = int(device.partition(":")[2] or 0)
-    if index >= len(cuda.cards):
+    used = int(device.partition(":")[2] or 0)
+    if used >= len(cuda.cards):
         yield failed("Device", f"{device} is set, and there are {len(cuda.cards)}", "Set one that is there.")
-        return
-    card = cuda.cards[index]
-    found = f"{card.name}, {card.free / 1e9:.1f} of {card.total / 1e9:.1f} GB free; torch {cuda.torch}"
-    if cuda.driver and cuda.built:
-        found += f", built for CUDA {_dotted(cuda.built)}; the driver goes up to {_dotted(cuda.driver)}"
-    if card.free < LEAST_FREE_BYTES:
-        yield warning("Device", found, "See who else uses the card: nvidia-smi.")
-    else:
-        yield well("Device", found)
-    yield from _kernels()
+    for index, card in enumerate(cuda.cards):
+        if index == used:
+            yield _judge_card(card, f"cuda:{index} is used: {card}; {cuda}")
+        else:
+            yield well("Device", f"cuda:{index} is not used: {card}")
+    if used < len(cuda.cards):
+        yield from _kernels()
+
+
+def _judge_card(card: Card, found: str) -> Finding:
+    advice = "See who else uses the card: nvidia-smi."
+    if card.error:
+        return failed("Device", found, advice)
+    return warning("Device", found, advice) if card.free < LEAST_FREE_BYTES else well("Device", found)
 
 
 def _kernels() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import httpx
 from huggingface_hub import constants
 
 from models import weights, zoo
-from models.download import cached, verify
+from models.download import DownloadError, cached, hub_sha256, verify
 from models.labels import load_labels
 from service.doctor.findings import Finding, failed, warning, well
 from service.settings import Settings
@@ -69,6 +70,15 @@ def _known(settings: Settings) -> list[zoo.Model | Path]:
     return known
 
 
+def _unwritable(folder: Path) -> str:
+    """Why nothing can be written there; empty if something can."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _reachable(url: str) -> bool:
     try:
         httpx.head(url, timeout=REACH_S)
@@ -79,18 +89,26 @@ def _reachable(url: str) -> bool:
 
 def _read(name: str, path: Path, sha256: str | None) -> Finding:
     verify(path, sha256)
+    try:
+        verify(path, known := hub_sha256(path))
+    except DownloadError:
+        advice = f"Delete {path.resolve()}, and it is downloaded again."
+        return failed("Weights", f"{name}: {path} is damaged: its SHA-256 is not the hub's", advice)
     variant, _ = weights.infer_config(weights.read(path))
-    pinned = ", as pinned" if sha256 else ""
-    return well("Weights", f"{name}: {path}, {variant}, {path.stat().st_size / 1e6:.0f} MB{pinned}")
+    verified = "; verified by its SHA-256" if sha256 or known else ""
+    return well("Weights", f"{name}: {path}, {variant}, {path.stat().st_size / 1e6:.0f} MB{verified}")
 
 
 def _absent(name: str, remote: zoo.Remote) -> Finding:
-    cache = Path(constants.HF_HOME)
+    cache = Path(constants.HF_HUB_CACHE)
     if constants.HF_HUB_OFFLINE:
         advice = f"Unset HF_HUB_OFFLINE, or bring the cache along: {cache}."
         return failed("Weights", f"{name}: no cache has them, and HF_HUB_OFFLINE forbids to load them", advice)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     found = f"{name}: not here yet; {shutil.disk_usage(there).free / 1e9:.1f} GB free for {cache}"
+    if why := _unwritable(there):
+        advice = "Let the user of the service write there (of a volume: chown), or set HF_HOME to where it may."
+        return failed("Weights", f"{found}; nothing can be written there: {why}", advice)
     if not any(map(_reachable, (constants.ENDPOINT, remote.release_url))):
         advice = f"Let it reach {constants.ENDPOINT}, set HTTPS_PROXY or HF_ENDPOINT, or bring the cache along."
         return failed("Weights", f"{found}; nor can the hub be reached", advice)

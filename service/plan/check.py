@@ -23,6 +23,8 @@ from service.bench.tables import CostTable
 from service.plan.simulation import Replica, simulate
 from service.settings import Settings, cores
 
+TOLERANCE = 0.2
+"""Of the measured p99: by so much the simulated one may be off."""
 _WARM_UP_S = 2.0
 
 
@@ -41,6 +43,11 @@ class Comparison:
     def off(self) -> float:
         """By which part of the measured p99 the simulated one is too high."""
         return self.simulated_p99_ms / self.measured.p99_ms - 1
+
+    @property
+    def agrees(self) -> bool:
+        """Whether that is little; where nothing was answered, nothing agrees."""
+        return abs(self.off) <= TOLERANCE
 
 
 def compare(

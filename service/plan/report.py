@@ -9,8 +9,9 @@ from typing import Any
 
 from service.bench.report import milliseconds, rate, share, warn
 from service.bench.tables import CostTable
-from service.plan.check import Comparison
+from service.plan.check import TOLERANCE, Comparison
 from service.plan.search import Demand, Plan
+from service.plan.simulation import Outcome
 from service.terminal import print_table
 
 _QUIET_CORES = 0.2
@@ -45,7 +46,7 @@ def _print_outcomes(plans: Sequence[Plan]) -> None:
             share(plan.outcome.device_busy),
             share(plan.outcome.workers_busy),
             share(plan.outcome.refused / max(1, len(plan.outcome.latencies_s))),
-            rate(plan.breaks_at),
+            rate(plan.holds_up_to),
         )
         for plan in plans
     ]
@@ -82,7 +83,22 @@ def _verdict(demand: Demand, plan: Plan | None) -> str:
         return f"no number of devices keeps p99 under {demand.slo_ms:g} ms"
     devices = f"{plan.devices} device{'s' * (plan.devices > 1)}"
     workers = f"{plan.workers} HTTP worker{'s' * (plan.workers > 1)}{' each' * (plan.devices > 1)}"
-    return f"{devices} with {workers} {'will do' if plan.holds else 'will not do'}"
+    return f"{devices} with {workers} {'will do' if plan.holds else 'will not do'}; {_break(plan)}"
+
+
+def _break(plan: Plan) -> str:
+    """What comes first when there is more to do."""
+    at, then = plan.breaks, plan.breaks.outcome
+    busy = f"device {share(then.device_busy)}, workers {share(then.workers_busy)}, event loop {share(then.loop_busy)}"
+    return f"at {rate(at.rate)} a second requests wait too long for the {at.first} (busy: {busy})"
+
+
+def _busy(outcome: Outcome) -> dict[str, float]:
+    return {
+        "device_busy": outcome.device_busy,
+        "workers_busy": outcome.workers_busy,
+        "event_loop_busy": outcome.loop_busy,
+    }
 
 
 def as_json(costs: CostTable, demand: Demand, plans: Plans) -> dict[str, Any]:
@@ -100,17 +116,19 @@ def _plan_as_json(plan: Plan) -> dict[str, Any]:
         "devices": plan.devices,
         "workers_each": plan.workers,
         "holds": plan.holds,
-        "holds_up_to_rate": plan.breaks_at,
+        "holds_up_to_rate": plan.holds_up_to,
         "p50_ms": outcome.percentile_ms(50),
         "p99_ms": outcome.percentile_ms(99),
-        "device_busy": outcome.device_busy,
-        "workers_busy": outcome.workers_busy,
+        **_busy(outcome),
         "requests": len(outcome.latencies_s),
         "refused": outcome.refused,
         "mean_batch": outcome.mean_batch,
     }
     runs = {str(size): count for size, count in sorted(outcome.runs.items())}
-    return {name: None if value != value else value for name, value in figures.items()} | {"runs_by_size": runs}
+    return {name: None if value != value else value for name, value in figures.items()} | {
+        "runs_by_size": runs,
+        "breaks": {"rate": plan.breaks.rate, "first": plan.breaks.first, **_busy(plan.breaks.outcome)},
+    }
 
 
 def print_check(costs: CostTable, compared: Sequence[Comparison]) -> None:
@@ -142,5 +160,7 @@ def print_check(costs: CostTable, compared: Sequence[Comparison]) -> None:
         for each in compared
     ]
     print_table(titles, rows, right=set(titles[:-1]))
+    if not all(each.agrees for each in compared):
+        warn(f"the simulation is off by more than {TOLERANCE:.0%} of the measured p99")
     if max(each.others_cores for each in compared) > _QUIET_CORES:
         warn("other programs have kept the processor busy, which is in the measured figures only")

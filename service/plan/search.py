@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from service.bench.search import highest_rate
 from service.bench.tables import CostTable
 from service.plan.arrivals import Arrivals
-from service.plan.simulation import Outcome, Replica, holds, simulate
+from service.plan.simulation import Outcome, Replica, Stage, holds, simulate, slowest_stage
 
 _FEWEST = 1000
 """Requests of a simulation, on average: fewer would tell nothing of one in a hundred."""
 _GROWTH = 1.5
+_MORE = 1.2
+"""Times the rate that is asked for: the next to try, if that one holds."""
 _HOPELESS = 16
 """Times the devices that the mean rate alone takes: where so many do not help, more do not either."""
 
@@ -41,15 +43,25 @@ class Demand:
 
 
 @dataclass(frozen=True)
+class Break:
+    """The lowest rate that was found not to hold, what comes of it, and where requests wait too long then."""
+
+    rate: float
+    outcome: Outcome
+    first: Stage
+
+
+@dataclass(frozen=True)
 class Plan:
-    """So many devices with so many workers each, what comes of it, and the rate from which on it does not hold."""
+    """So many devices with so many workers each, what comes of it, the highest rate that holds, and what breaks it."""
 
     arrivals: Arrivals
     devices: int
     workers: int
     outcome: Outcome
     holds: bool
-    breaks_at: float
+    holds_up_to: float
+    breaks: Break
 
 
 class Planner:
@@ -71,13 +83,21 @@ class Planner:
         if devices is None:
             return None
         demand, workers = self._demand, self._workers(arrivals, devices)
-        outcome = simulate(self._replica(workers), self._times(arrivals, demand.rate, devices), demand.seed)
+        replica = self._replica(workers)
+        outcome = simulate(replica, self._times(arrivals, demand.rate, devices), demand.seed)
+        hold = outcome.holds(demand.slo_ms)
+        too_high: list[float] = []
 
         def enough(rate: float) -> bool:
-            return holds(self._replica(workers), self._times(arrivals, rate, devices), demand.slo_ms, demand.seed)
+            if not (well := holds(replica, self._times(arrivals, rate, devices), demand.slo_ms, demand.seed)):
+                too_high.append(rate)
+            return well
 
-        breaks_at = highest_rate(enough, min(self._costs.capacity * devices, 1.2 * demand.rate))
-        return Plan(arrivals, devices, workers, outcome, outcome.holds(demand.slo_ms), breaks_at)
+        first = min(self._costs.capacity * devices, demand.rate * (_MORE if hold else 1))
+        up_to = highest_rate(enough, first, known=demand.rate if hold else 0)
+        beyond = simulate(replica, self._times(arrivals, too_high[-1], devices), demand.seed)
+        breaks = Break(too_high[-1], beyond, slowest_stage(replica, beyond, demand.slo_ms))
+        return Plan(arrivals, devices, workers, outcome, hold, up_to, breaks)
 
     def _fewest(self, arrivals: Arrivals) -> int | None:
         least = math.ceil(self._demand.rate / self._costs.capacity)

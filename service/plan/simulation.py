@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from service.bench.samples import percentile
 from service.bench.tables import CostTable
 from service.line import Job
 from service.plan.cores import Cores, Server
+
+Stage = Literal["HTTP workers", "event loop", "device"]
+"""In the order in which a request comes to them."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,22 @@ class Outcome:
 
     Attributes:
         latencies_s: from arrival to the end of the run, in order of arrival; NaN for those that were refused.
+        reached_s: from arrival until a worker, and then the event loop, was done with each [2, requests].
         expired: of the refused, those that had been let in before.
         runs: how many runs there were of each number of pictures.
         device_busy: share of the time that a lane was busy.
         workers_busy: share of the time that a worker's thread was busy.
+        loop_busy: share of the time that the engine's event loop was busy.
         seconds: from 0 until all was done.
     """
 
     latencies_s: NDArray[np.float64]
+    reached_s: NDArray[np.float64]
     expired: int
     runs: Counter[int]
     device_busy: float
     workers_busy: float
+    loop_busy: float
     seconds: float
 
     @property
@@ -82,6 +91,19 @@ class Outcome:
     def holds(self, slo_ms: float) -> bool:
         """Whether the 99th percentile is below, and nobody was refused: what `volo bench serve --slo-ms` asks for."""
         return not self.refused and self.percentile_ms(99) < slo_ms
+
+
+def slowest_stage(replica: Replica, outcome: Outcome, slo_ms: float) -> Stage:
+    """Where those who were late waited longest; who was refused has waited for all of the time that there was.
+
+    To wait is to take longer than a lone request does, so that a long run is no fault of the device's.
+    """
+    ends_s = np.nan_to_num(outcome.latencies_s, nan=replica.timeout_s)
+    late = np.isnan(outcome.latencies_s) | (ends_s * 1e3 >= slo_ms)
+    stages_s = np.diff([np.zeros_like(ends_s), *outcome.reached_s, ends_s], axis=0)[:, late]
+    costs = replica.costs
+    lone_s = (costs.worker_cpu_seconds_per_picture, costs.engine_cpu_seconds_per_picture, costs.costs().seconds(1))
+    return STAGES[int((stages_s.mean(axis=1) - lone_s).argmax())]
 
 
 def simulate(replica: Replica, arrivals_s: Sequence[float], seed: int = 0) -> Outcome:
@@ -125,24 +147,32 @@ class _Simulation:
         cores, pick, workers = self._cores, self._chance.choice, self._workers
         self._arrivals_s = arrivals_s
         self._latencies_s = np.full(len(arrivals_s), np.nan)
+        self._reached_s = np.full((2, len(arrivals_s)), np.nan)
         for number, arrival_s in enumerate(arrivals_s):
             if self._late > len(arrivals_s) // 100:
                 break
             cores.pass_to(arrival_s)
-            pick(workers).serve(partial(self._loop.serve, partial(self._submit, number)))
+            pick(workers).serve(partial(self._hand_in, number))
         cores.pass_to(math.inf)
         seconds = max(cores.now, 1e-9)
         return Outcome(
             latencies_s=self._latencies_s,
+            reached_s=self._reached_s,
             expired=self._expired,
             runs=self._runs,
             device_busy=self._busy_s / self._queue.lanes / seconds,
             workers_busy=sum(worker.busy_s for worker in workers) / self._replica.decoders / seconds,
+            loop_busy=self._loop.busy_s / seconds,
             seconds=seconds,
         )
 
+    def _hand_in(self, number: int) -> None:
+        self._reached_s[0, number] = self._cores.now - self._arrivals_s[number]
+        self._loop.serve(partial(self._submit, number))
+
     def _submit(self, number: int) -> None:
         now = self._cores.now
+        self._reached_s[1, number] = now - self._arrivals_s[number]
         job = Job(number, now, self._arrivals_s[number] + self._replica.timeout_s)
         if self._queue.submit(job, now) is None:
             self._pump()
@@ -159,8 +189,11 @@ class _Simulation:
         while self._handed_over and self._running < self._queue.lanes:
             batch = self._handed_over.popleft()
             self._running += 1
-            alone = batch.alone or (idle and self._queue.lanes == 1)
-            self._cores.start(self._run_s(batch, alone), partial(self._end, batch, self._cores.now))
+            run_s = self._run_s(batch, batch.alone or (idle and self._queue.lanes == 1))
+            if batch.alone:  # its other threads begin and end with the one that is waited for
+                for _ in range(self._replica.costs.alone_threads - 1):
+                    self._cores.start(run_s, lambda: None)
+            self._cores.start(run_s, partial(self._end, batch, self._cores.now))
 
     def _run_s(self, batch: Batch, alone: bool) -> float:
         """What a run takes on the device: as usual, give or take what runs differ by."""
