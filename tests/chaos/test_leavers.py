@@ -146,7 +146,7 @@ def test_of_a_thousand_who_leave_at_every_stage_nothing_stays(tmp_path: Path) ->
         after = {name: held(pid) for name, pid in processes.items()}
         computed = service.counted("volo_pictures_total")
         print(before, after, computed)
-        assert computed < LEAVERS / 2  # of some 1,900 in all that they sent whole
+        assert computed < LEAVERS / 2  # of some 1,000 that they sent whole
         for name, now in after.items():
             assert now.files == before[name].files
             assert now.threads <= before[name].threads + POOL
