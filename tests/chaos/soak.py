@@ -214,8 +214,8 @@ def draw(
         name = title.removeprefix("volo: ")
         (dots,) = below.plot(minutes, megabytes, ".", markersize=2, label=name)
         for what, mark in (("threads", "."), ("files", "x")):
-            counts = [getattr(each, what) for each in mine]
-            lowest.plot(minutes, counts, mark, markersize=2, color=dots.get_color(), label=f"{name}: {what}")
+            had = [getattr(each, what) for each in mine]
+            lowest.plot(minutes, had, mark, markersize=2, color=dots.get_color(), label=f"{name}: {what}")
     lowest.plot([(at_s - began_s) / 60 for at_s, _ in lent], [count for _, count in lent], "k", label="slots lent")
     for at_s, what in events:
         for axes in (above, below, lowest):
