@@ -22,7 +22,7 @@ import numpy as np
 from callers import GONE, GOOD, Caller, Ledger
 from loading import ask
 from prometheus_client.parser import text_string_to_metric_families
-from running import Service, serving, until
+from running import Service, alive, serving, until
 
 ENGINE = "volo: engine embedded cpu"
 CALLERS = 8
@@ -31,6 +31,8 @@ SHARE = 0.7
 KILLS, RELOADS = 15, 6
 """Into so many equal parts they cut the time; the last one's end is left to come to rest."""
 LOOKS = 360
+REST_S = 20.0
+"""After so long at rest a process has closed all that it will."""
 GROWTH = 0.05
 """More of its memory than that a process may not gain in the second half."""
 
@@ -105,16 +107,15 @@ def disturb(service: Service, over: threading.Event, seconds: float, events: lis
         if over.wait(max(0.0, began_s + due_s - time.monotonic())):
             return
         until(service.is_ready)
+        engine = until(lambda: service.children.get(ENGINE))
+        reloaded = len(service.said("model reloaded"))
+        events.append((time.monotonic(), what))
         if what == "killed":
-            killed = until(lambda: service.children.get(ENGINE))
-            events.append((time.monotonic(), what))
-            os.kill(killed, signal.SIGKILL)
-            until(lambda killed=killed: service.children.get(ENGINE, killed) != killed)  # type: ignore[misc]
+            os.kill(engine, signal.SIGKILL)
         else:
-            before = len(service.said("model reloaded"))
-            events.append((time.monotonic(), what))
             os.kill(service.process.pid, signal.SIGHUP)
-            until(lambda before=before: len(service.said("model reloaded")) > before)  # type: ignore[misc]
+            until(lambda reloaded=reloaded: len(service.said("model reloaded")) > reloaded)  # type: ignore[misc]
+        until(lambda engine=engine: not alive(engine))  # type: ignore[misc]  # or the next one killed might be this
 
 
 def watch(
@@ -248,7 +249,10 @@ def soak(service: Service, seconds: float, out: Path) -> list[str]:
     server = counted(service, "volo_requests_total", "outcome") - before
     faults = ledger.wrong + differences(server, ledger.told) + growth(looks)
     faults += mistold(service.said("request"), ledger.by_id)
-    faults += undone(service, events) + kept(at_rest, look(service))
+    ended_s = time.monotonic()
+    while (held := kept(at_rest, look(service))) and time.monotonic() < ended_s + REST_S:
+        time.sleep(1)
+    faults += undone(service, events) + held
     for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run", "volo_slots_lent"):
         if left := counted(service, gauge).total():
             faults.append(f"{gauge} is {left} at the end")
