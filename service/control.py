@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ async def control(path: Path, reload: Reload) -> AsyncIterator[None]:
         writer.close()
 
     server = await asyncio.start_unix_server(answer, path)
+    os.chmod(path, 0o600)
     try:
         yield
     finally:

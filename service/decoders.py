@@ -25,18 +25,28 @@ class Work:
     def __init__(self, do: Callable[[], object]) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.wanted = True
-        """Set to False, it is not begun any more; what has begun cannot be stopped."""
         self.need_bytes = 0
+        self._at_work = False
         self._do = do
+
+    def abandon(self) -> bool:
+        """Have it not begun, and let go of what it holds; True if a thread is at it, and cannot be stopped."""
+        self.wanted = False
+        self._do = _nothing  # in this order, because a thread may be about to leave the rest of it there
+        return self._at_work
 
     def perform(self) -> bool:
         """Do it in this thread, and tell the loop; False if the rest of it is heavy, and left to others."""
         error: BaseException | None = None
+        self._at_work = True
         try:
             rest = self._do() if self.wanted else None
             if isinstance(rest, Heavy):
                 self.need_bytes, self._do = rest.need_bytes, rest.do
-                return False
+                if self.wanted:
+                    self._at_work = False
+                    return False
+                self._do = _nothing
         except BaseException as raised:
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -48,6 +58,10 @@ class Work:
             self.done.set_result(None)
         else:
             self.done.set_exception(error)
+
+
+def _nothing() -> None:
+    """What is left to do when nobody wants it."""
 
 
 class Memory:

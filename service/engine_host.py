@@ -27,6 +27,7 @@ class _Process:
     def __init__(self, orders: Mapping[str, object], path: Path) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
+        path.chmod(0o600)
         self.listener.listen(128)
         listener = self.listener.fileno()
         self.child = Child("engine", {**orders, "listener": listener}, inherit=[listener], silence_s=SILENCE_S)

@@ -93,7 +93,9 @@ class Link:
         try:
             await asyncio.shield(work.done)
         except asyncio.CancelledError:
-            work.wanted = False  # begun, it cannot be stopped: the slot stays taken until it is done
+            if work.abandon():  # the slot stays taken until it is done
+                slot.session.abandoned_decodes.inc()
+                work.done.add_done_callback(lambda _: slot.session.abandoned_decodes.dec())
             work.done.add_done_callback(_nobody_asks)
             raise
 

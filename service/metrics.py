@@ -74,6 +74,14 @@ predicted_wait = Gauge(
 pictures_in_run = Gauge(
     "volo_pictures_in_run", "Pictures in runs that are under way.", ["model"], multiprocess_mode="livesum"
 )
+slots = Gauge("volo_slots", "Slots of shared memory for pictures under way.", ["model"], multiprocess_mode="livesum")
+slots_lent = Gauge("volo_slots_lent", "Slots that are lent to pictures.", ["model"], multiprocess_mode="livesum")
+abandoned_decodes = Gauge(
+    "volo_abandoned_decodes",
+    "Pictures that are still being decoded though nobody waits for them any more.",
+    ["model"],
+    multiprocess_mode="livesum",
+)
 
 device_busy_seconds = Counter(
     "volo_device_busy_seconds_total",

@@ -72,11 +72,16 @@ class _Allocated(MmapedDict):
         super()._init_value(key)  # type: ignore[no-untyped-call]
 
 
+def _private(path: str, flags: int) -> int:
+    """A descriptor of a file that, made anew, is this user's alone, whoever may look into the folder."""
+    return os.open(path, flags, 0o600)
+
+
 def _allocate(path: str, size: int) -> None:
     new = not os.path.exists(path)
     try:
         # not the descriptor that writes: where a file system cannot allocate, glibc does not for one that appends
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        with open(_private(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         if new:
@@ -130,13 +135,14 @@ def begin() -> None:
             _allocate(str(_folder() / f"{kind}_{ENDED}.db"), COUNTS_BYTES)
 
 
-def forget(pid: int) -> None:
+def forget(pid: int) -> bool:
     """Drop the gauges of a process that ended; what it counted is added up with what others did that have ended.
 
     Files of their own for all of them would fill the disk under a process that ends again and again. Raises whatever
-    comes of a file that is torn; what it held is lost then.
+    comes of a file that is torn; what it held is lost then. False if it cannot be done now, because of a scrape.
     """
-    with _locked(fcntl.LOCK_EX):  # a scrape between the two steps would see what was counted twice, or not at all
+    # a scrape between the two steps would see what was counted twice, or not at all
+    with suppress(BlockingIOError), _locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
         mark_process_dead(pid)  # type: ignore[no-untyped-call]
         for kind in ("counter", "histogram"):
             counted = _folder() / f"{kind}_{pid}.db"
@@ -145,6 +151,8 @@ def forget(pid: int) -> None:
                     _add(counted, _folder() / f"{kind}_{ENDED}.db")
                 finally:
                     counted.unlink()  # torn, it would spoil every scrape
+        return True
+    return False
 
 
 def _add(counted: Path, to: Path) -> None:
@@ -160,7 +168,7 @@ def _add(counted: Path, to: Path) -> None:
 
 @contextmanager
 def _locked(how: int) -> Iterator[None]:
-    with (_folder() / "lock").open("a") as lock:
+    with open(_folder() / "lock", "a", opener=_private) as lock:
         fcntl.flock(lock, how)
         yield
 

@@ -1,12 +1,13 @@
 """Our processes, seen from both sides: a child that is kept running, and the child's tie to its parent.
 
 A child's standard input is its lifeline. The first line says what to do; the end of it says that the parent is gone,
-however that came to pass, and the child goes too. On its standard output it says that it is ready, and that it still
-is alive, or why it refuses.
+however that came to pass, and the child goes too; the kernel sees to it where the child cannot. On its standard output
+it says that it is ready, and that it still is alive, or why it refuses.
 """
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -38,6 +39,11 @@ REFUSALS = 3
 """One that has worked is given up when it has refused so often in a row: a device that is lost, say, does not come back
 to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
+FORGET_AGAIN_S = 0.05
+"""After so long it is tried again to add up what a process counted."""
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 READY = b"ready"
 ALIVE = b"alive"
@@ -76,6 +82,7 @@ class Child:
         self._refusal = ""
         self._was_ready = False
         self._on_ready: Callable[[str], None] = _nothing
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
         """Return when it reports for the first time that it is ready.
@@ -145,7 +152,9 @@ class Child:
         status = await process.wait()
         self._process = None
         self._will_not_be_ready(refusal or f"it ended with status {status}")
-        _forget(process.pid)
+        forgetting = asyncio.create_task(_forget(process.pid))  # beside us: the next one shall not wait for that
+        self._forgetting.add(forgetting)
+        forgetting.add_done_callback(self._forgetting.discard)
         return status
 
     def _will_not_be_ready(self, why: str) -> None:
@@ -218,9 +227,12 @@ def _processor_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _forget(pid: int) -> None:
+async def _forget(pid: int) -> None:
+    """Add up what a process counted that has ended, as soon as nobody is reading. A reader that is stopped would keep a
+    loop that waits for it from noticing just that."""
     try:
-        multiprocess.forget(pid)
+        while not multiprocess.forget(pid):  # noqa: ASYNC110 - other processes hold the lock, and set no event
+            await asyncio.sleep(FORGET_AGAIN_S)
     except Exception:  # its file is torn, say: no reason to leave its place empty
         logger.exception("what a process counted is lost", pid=pid)
 
@@ -260,6 +272,7 @@ def receive_orders() -> dict[str, Any]:
     if sys.stdin.isatty():
         raise ValueError("nobody gives orders from a terminal")
     orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    _signal_when_parent_ends(signal.SIGCONT)  # one that is stopped shall see it
     litter = orders.get("litter", [])
     threading.Thread(target=_end_with_parent, args=[litter], name="lifeline", daemon=True).start()
     return orders
@@ -284,7 +297,17 @@ def _report(line: bytes) -> None:
     os.write(1, line + b"\n")
 
 
+def _signal_when_parent_ends(signal_: signal.Signals) -> None:
+    """Have the kernel send it to this process. Each thread may name one. Whose parent has ended already learns of that
+    by the lifeline alone."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal_)
+
+
 def _end_with_parent(litter: Sequence[str]) -> None:
+    # If the interpreter is held by whoever does not come back, this thread gets no turn. A handler in C needs none:
+    # `alarm` is called with the signal's number, which is 1, and so ends the process in one second.
+    LIBC.signal(signal.SIGHUP, LIBC.alarm)
+    _signal_when_parent_ends(signal.SIGHUP)
     os.read(sys.stdin.fileno(), 1)
     for folder in litter:
         shutil.rmtree(folder, ignore_errors=True)

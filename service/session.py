@@ -63,6 +63,9 @@ class Session:
         ]
         # no slots, which know the session: the slab shall go with its last user, not at the next collection
         self._free = list(range(slots))
+        metrics.slots.labels(card.model).set(slots)
+        self.abandoned_decodes = metrics.abandoned_decodes.labels(card.model)
+        self._lent = metrics.slots_lent.labels(card.model)  # of an engine's successor's session too, beside this one
         self._sent: dict[int, _Sent] = {}
         # whoever's deadline is not before the one, and before the other, cannot be met: the engine has said so of one
         self._hopeless_s = math.inf, -math.inf
@@ -153,6 +156,7 @@ class Session:
         """Borrow a slot; one is free, as ``admit`` knows. It is lent again when whoever uses it is done, even if the
         borrower leaves before."""
         slot = Slot(self._free.pop(), self)
+        self._lent.inc()
         try:
             yield slot
         finally:
@@ -189,6 +193,7 @@ class Session:
 
     def _take_back(self, slot: Slot) -> None:
         self._free.append(slot.number)
+        self._lent.dec()
         if self._emptied and not self._emptied.done() and len(self._free) == self.slab.slots:
             self._emptied.set_result(None)
 

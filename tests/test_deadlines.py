@@ -1,5 +1,6 @@
 """A running service does nothing for those it cannot answer in time, and something for everybody else."""
 
+import io
 import json
 import socket
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from running import CAT, PATIENCE_S, Service, serving, until
 
 PICTURE = CAT.read_bytes()
@@ -68,6 +70,17 @@ def test_tritons_timeout_holds_as_the_header_does(service: Service) -> None:
     assert hurried.status_code in (503, 504)
     assert asked(service, path, json={**ASKED[path]["json"], "parameters": {"timeout": 0}}).status_code == 200
     assert service.counted("volo_pictures_total") == before + 1
+
+
+def test_a_decode_that_outlasts_its_deadline_is_accounted_for_until_its_slot_is_back(service: Service) -> None:
+    slow = io.BytesIO()
+    Image.new("RGBA", (7000, 7000)).save(slow, "PNG", compress_level=1)  # it takes some seconds to read
+    late = asked(service, "/predict", content=slow.getvalue(), headers={"X-Request-Timeout-Ms": "300"})
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+    assert service.counted("volo_abandoned_decodes") == service.counted("volo_slots_lent") == 1
+    until(lambda: service.counted("volo_abandoned_decodes") == 0)
+    assert service.counted("volo_slots_lent") == 0
+    assert asked(service, "/predict").status_code == 200
 
 
 def test_single_requests_are_answered_while_a_long_batch_gets_on(service: Service) -> None:

@@ -36,7 +36,7 @@ async def test_what_is_not_wanted_any_more_is_not_begun() -> None:
     begun: list[str] = []
     first = decoders.submit(lambda: gate.wait(20))
     second = decoders.submit(lambda: begun.append("second"))
-    second.wanted = False
+    assert not second.abandon()
     gate.set()
     await asyncio.gather(first.done, second.done)
     assert begun == []
@@ -85,9 +85,46 @@ async def test_heavy_work_that_is_not_wanted_any_more_is_not_begun() -> None:
     first = decoders.submit(lambda: Heavy(100, lambda: gate.wait(20)))
     second = decoders.submit(lambda: Heavy(100, lambda: begun.append("second")))
     await decoders.submit(lambda: None).done
-    second.wanted = False
+    assert not second.abandon()
     gate.set()
     await asyncio.gather(first.done, second.done)
+    assert begun == []
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy"])
+async def test_what_is_abandoned_holds_no_picture_while_it_waits_for_its_turn(heavy: bool) -> None:
+    class Picture:
+        def decode(self) -> None: ...
+
+        def open(self) -> Heavy | None:
+            return Heavy(60, self.decode) if heavy else None
+
+    decoders, gate, picture = Decoders(1, 100), threading.Event(), Picture()
+    first = decoders.submit((lambda: Heavy(60, lambda: gate.wait(20))) if heavy else (lambda: gate.wait(20)))
+    second, there = decoders.submit(picture.open), weakref.ref(picture)
+    del picture
+    if heavy:
+        await decoders.submit(lambda: None).done
+    second.abandon()
+    assert there() is None
+    gate.set()
+    await asyncio.gather(first.done, second.done)
+
+
+async def test_what_a_thread_is_at_goes_on_when_it_is_abandoned_but_its_rest_is_not_begun() -> None:
+    decoders, entered, gate = Decoders(1, 100), threading.Event(), threading.Event()
+    begun: list[str] = []
+
+    def open_() -> Heavy:
+        entered.set()
+        gate.wait(20)
+        return Heavy(60, lambda: begun.append("rest"))
+
+    work = decoders.submit(open_)
+    await asyncio.to_thread(entered.wait, 20)
+    assert work.abandon()
+    gate.set()
+    await asyncio.wait_for(work.done, 20)
     assert begun == []
 
 

@@ -1,12 +1,17 @@
 """A child is started again when it ends, ends with its parent, and finds what its parent found."""
 
 import asyncio
+import fcntl
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from running import run
+from running import ROOT, alive, environment, run, until
 
+from service import multiprocess
 from service.process import REFUSALS, REFUSED, Child, Refused
 
 
@@ -63,7 +68,7 @@ async def test_a_child_that_has_worked_is_given_up_when_it_refuses_again_and_aga
 async def test_a_child_is_started_again_even_if_what_it_counted_cannot_be_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def torn(pid: int) -> None:
+    def torn(pid: int) -> bool:
         raise RuntimeError("Read beyond file size detected, file is corrupted.")
 
     monkeypatch.setattr("service.multiprocess.forget", torn)
@@ -71,6 +76,20 @@ async def test_a_child_is_started_again_even_if_what_it_counted_cannot_be_kept(
     child = Child("of no known role", {})
     running = asyncio.create_task(child.run(on_restart=restarted.set))
     await restarted.wait()
+    await child.stop(signal.SIGTERM, patience_s=10)
+    await running
+
+
+async def test_a_scrape_that_does_not_end_keeps_nobody_waiting_and_what_was_counted_is_kept_after_it() -> None:
+    restarts = asyncio.Semaphore(0)
+    child = Child("of no known role", {})
+    with multiprocess._locked(fcntl.LOCK_SH):  # as a worker has it that is stopped while it is scraped
+        running = asyncio.create_task(child.run(on_restart=restarts.release))
+        for _ in range(2):
+            await asyncio.wait_for(restarts.acquire(), 60)
+        assert child._forgetting
+    async with asyncio.timeout(20):
+        await asyncio.gather(*child._forgetting)
     await child.stop(signal.SIGTERM, patience_s=10)
     await running
 
@@ -119,6 +138,39 @@ async def test_who_waits_for_a_child_that_cannot_be_started_is_told() -> None:
         await asyncio.wait_for(child.ready(), 20)
     with pytest.raises(OSError, match="Bad file descriptor"):
         await running
+
+
+PARENT = """
+import json, subprocess, sys, time
+with subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE) as child:
+    child.stdin.write(json.dumps({"litter": sys.argv[2:]}).encode() + b"\\n")
+    child.stdin.flush()
+    time.sleep(600)
+"""
+CHILD = (
+    "import os, re, time; from service.process import receive_orders; receive_orders(); print(os.getpid(), flush=True)"
+)
+
+
+@pytest.mark.parametrize(
+    ("does", "stopped"),
+    [("time.sleep(600)", False), ("time.sleep(600)", True), ("re.match('(a+)+$', 'a' * 99 + 'b')", False)],
+    ids=["waits", "is stopped", "holds the interpreter"],
+)
+def test_a_child_ends_with_its_parent_whatever_it_does_and_tidies_up_if_it_can(
+    does: str, stopped: bool, tmp_path: Path
+) -> None:
+    litter = tmp_path / "litter"
+    litter.mkdir()
+    command = [sys.executable, "-c", PARENT, f"{CHILD}; {does}", str(litter)]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
+        parent.kill()
+        until(lambda: not alive(pid), within_s=2)
+    assert litter.exists() == ("match" in does)
 
 
 @pytest.mark.parametrize("role", ["engine", "worker"])

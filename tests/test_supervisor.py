@@ -5,9 +5,11 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +17,6 @@ import httpx
 import pytest
 import torch
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 from running import CAT, PATIENCE_S, ROOT, Service, alive, environment, serving, until
 
 
@@ -24,16 +25,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("service"), VOLO_WORKERS="2") as service:
         until(service.is_ready)
         yield service
-
-
-def counted(service: Service, sample: str, **labels: str) -> float:
-    """The sum of a metric's samples that have these labels."""
-    return sum(
-        each.value
-        for family in text_string_to_metric_families(service.get("/metrics").text)
-        for each in family.samples
-        if each.name == sample and labels.items() <= each.labels.items()
-    )
 
 
 def test_it_says_where_it_listens_and_how_to_try_it(service: Service) -> None:
@@ -45,19 +36,30 @@ def test_it_says_where_it_listens_and_how_to_try_it(service: Service) -> None:
 
 def test_how_long_it_took_to_start_is_told(service: Service) -> None:
     until(service.is_ready)
-    assert counted(service, "volo_model_load_seconds") > 0
-    assert counted(service, "volo_model_warm_up_seconds") > 0
+    assert service.counted("volo_model_load_seconds") > 0
+    assert service.counted("volo_model_warm_up_seconds") > 0
 
 
 def test_it_names_what_is_in_a_picture(service: Service) -> None:
-    before = counted(service, "volo_picture_bytes_sum"), counted(service, "volo_picture_pixels_sum")
+    before = service.counted("volo_picture_bytes_sum"), service.counted("volo_picture_pixels_sum")
     answer = service.predict()
-    after = counted(service, "volo_picture_bytes_sum"), counted(service, "volo_picture_pixels_sum")
+    after = service.counted("volo_picture_bytes_sum"), service.counted("volo_picture_pixels_sum")
     with Image.open(CAT) as cat:
         assert after == (before[0] + CAT.stat().st_size, before[1] + cat.width * cat.height)
     assert answer.status_code == 200
     assert answer.json()["model"] == "embedded"
     assert len(answer.json()["predictions"]) == 5
+
+
+def test_sockets_and_metrics_are_this_users_alone_wherever_they_lie(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    with serving(tmp_path, PROMETHEUS_MULTIPROC_DIR=str(metrics)) as service:
+        until(service.is_ready)
+        (sockets,) = (tmp_path / "tmp").glob("volo-*")
+        inside = [*sockets.iterdir(), *metrics.iterdir()]
+        assert {path.suffix for path in inside} == {".sock", ".db", ""}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in inside} == {0o600}
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
 
 
 def test_titles_say_who_is_who(service: Service) -> None:
@@ -78,33 +80,33 @@ def test_http_workers_do_without_torch() -> None:
 
 def test_all_workers_metrics_are_one_truth(service: Service) -> None:
     workers = [service.children["volo: worker 0"], service.children["volo: worker 1"]]
-    before = counted(service, "volo_requests_total", endpoint="/predict", outcome="ok")
-    pictures = counted(service, "volo_pictures_total")
+    before = service.counted("volo_requests_total", endpoint="/predict", outcome="ok")
+    pictures = service.counted("volo_pictures_total")
     for stopped, count in zip(workers, (2, 3), strict=True):
         os.kill(stopped, signal.SIGSTOP)  # so that the other one answers
         for _ in range(count):
             assert service.predict().status_code == 200
         os.kill(stopped, signal.SIGCONT)
     # a worker counts when it has answered, and shall not be stopped between the one and the other
-    until(lambda: counted(service, "volo_requests_total", endpoint="/predict", outcome="ok") == before + 5)
+    until(lambda: service.counted("volo_requests_total", endpoint="/predict", outcome="ok") == before + 5)
     for stopped in workers:
         os.kill(stopped, signal.SIGSTOP)
-        assert counted(service, "volo_requests_total", endpoint="/predict", outcome="ok") == before + 5
-        assert counted(service, "volo_request_seconds_count", endpoint="/predict") == before + 5
-        assert counted(service, "volo_stage_seconds_count", stage="device") == before + 5
-        assert counted(service, "volo_pictures_total") == pictures + 5
+        assert service.counted("volo_requests_total", endpoint="/predict", outcome="ok") == before + 5
+        assert service.counted("volo_request_seconds_count", endpoint="/predict") == before + 5
+        assert service.counted("volo_stage_seconds_count", stage="device") == before + 5
+        assert service.counted("volo_pictures_total") == pictures + 5
         os.kill(stopped, signal.SIGCONT)
 
 
 def test_a_killed_worker_is_replaced_and_what_it_counted_stays(service: Service) -> None:
-    before = counted(service, "volo_requests_total", endpoint="/predict", outcome="ok")
+    before = service.counted("volo_requests_total", endpoint="/predict", outcome="ok")
     killed = service.children["volo: worker 1"]
     os.kill(killed, signal.SIGKILL)
     until(lambda: service.children.get("volo: worker 1", killed) != killed)
     until(lambda: len([line for line in service.said("connected to the engine") if line["process"] == "worker 1"]) == 2)
     assert service.predict().status_code == 200
-    until(lambda: counted(service, "volo_requests_total", endpoint="/predict", outcome="ok") == before + 1)
-    assert counted(service, "volo_worker_restarts_total") == 1
+    until(lambda: service.counted("volo_requests_total", endpoint="/predict", outcome="ok") == before + 1)
+    assert service.counted("volo_worker_restarts_total") == 1
 
 
 def test_a_killed_engine_is_replaced_and_counted(service: Service) -> None:
@@ -116,7 +118,7 @@ def test_a_killed_engine_is_replaced_and_counted(service: Service) -> None:
     assert int(refused.headers["retry-after"]) >= 1
     until(lambda: service.children.get("volo: engine embedded cpu", killed) != killed and service.is_ready())
     assert service.predict().status_code == 200
-    assert counted(service, "volo_engine_restarts_total") == 1
+    assert service.counted("volo_engine_restarts_total") == 1
 
 
 def test_its_log_is_json_and_has_the_request_ids(service: Service) -> None:
@@ -219,6 +221,29 @@ def test_if_the_supervisor_is_killed_its_children_go_too(tmp_path: Path) -> None
         service.process.kill()
         until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
         assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "stopped", [(), ("volo: engine embedded cpu", "volo: worker 1")], ids=["all at work", "stopped"]
+)
+def test_if_the_supervisor_is_killed_under_load_its_children_go_too(tmp_path: Path, stopped: tuple[str, ...]) -> None:
+    with serving(tmp_path, VOLO_WORKERS="2") as service, ThreadPoolExecutor(8) as callers:
+        until(service.is_ready)
+        children = service.children
+        for _ in range(8):
+            callers.submit(_ask_until_it_is_gone, service)
+        until(lambda: service.counted("volo_pictures_total") > 16)
+        for title in stopped:
+            os.kill(children[title], signal.SIGSTOP)
+        service.process.kill()
+        until(lambda: not any(alive(pid) for pid in children.values()), within_s=2)
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def _ask_until_it_is_gone(service: Service) -> None:
+    with suppress(httpx.TransportError):
+        while True:
+            service.predict()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

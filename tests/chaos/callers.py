@@ -85,7 +85,7 @@ class Caller:
             self.id = self.client.headers["X-Request-ID"] = next(self._ids)
             try:
                 outcome = way(self)
-            except httpx.TransportError as error:
+            except Exception as error:  # whatever it is, it was not promised, and this caller shall go on
                 outcome = "broken"
                 self._ledger.wrong.append(f"{way.__name__}: {error!r}")
             if outcome:

@@ -22,13 +22,17 @@ import numpy as np
 from callers import GONE, GOOD, Caller, Ledger
 from loading import ask
 from prometheus_client.parser import text_string_to_metric_families
-from running import Service, serving, until
+from running import Service, alive, serving, until
 
 ENGINE = "volo: engine embedded cpu"
 CALLERS = 8
 SHARE = 0.7
 """Of the capacity that was measured before."""
-KILL_EVERY_S, RELOAD_EVERY_S, LOOK_EVERY_S = 120.0, 300.0, 5.0
+KILLS, RELOADS = 15, 6
+"""Into so many equal parts they cut the time; the last one's end is left to come to rest."""
+LOOKS = 360
+REST_S = 20.0
+"""After so long at rest a process has closed all that it will."""
 GROWTH = 0.05
 """More of its memory than that a process may not gain in the second half."""
 
@@ -94,25 +98,43 @@ def run(threads: list[threading.Thread], over: threading.Event, seconds: float) 
     assert not any(thread.is_alive() for thread in threads), "a request hangs"
 
 
-def disturb(service: Service, over: threading.Event, events: list[tuple[float, str]]) -> None:
-    """Kill engines and have them loaded anew, until it is over."""
+def disturb(service: Service, over: threading.Event, seconds: float, events: list[tuple[float, str]]) -> None:
+    """Kill engines and have them loaded anew, one after the other, each when the service is ready."""
     began_s = time.monotonic()
-    due = {"killed": KILL_EVERY_S, "reload": RELOAD_EVERY_S}
-    while not over.wait(1):
-        for what, every_s in (("killed", KILL_EVERY_S), ("reload", RELOAD_EVERY_S)):
-            if time.monotonic() - began_s < due[what]:
-                continue
-            due[what] += every_s
-            events.append((time.monotonic(), what))
-            if what == "reload":
-                os.kill(service.process.pid, signal.SIGHUP)
-            elif ENGINE in service.children:
-                os.kill(service.children[ENGINE], signal.SIGKILL)
+    due = [(seconds * part / KILLS, "killed") for part in range(1, KILLS)]
+    due += [(seconds * part / RELOADS, "reload") for part in range(1, RELOADS)]
+    for due_s, what in sorted(due):
+        if over.wait(max(0.0, began_s + due_s - time.monotonic())):
+            return
+        until(service.is_ready)
+        engine = until(lambda: service.children.get(ENGINE))
+        reloaded = len(service.said("model reloaded"))
+        events.append((time.monotonic(), what))
+        if what == "killed":
+            os.kill(engine, signal.SIGKILL)
+        else:
+            os.kill(service.process.pid, signal.SIGHUP)
+            until(lambda reloaded=reloaded: len(service.said("model reloaded")) > reloaded)  # type: ignore[misc]
+        until(lambda engine=engine: not alive(engine))  # type: ignore[misc]  # or the next one killed might be this
 
 
-def watch(service: Service, over: threading.Event, looks: list[Look]) -> None:
-    while not over.wait(LOOK_EVERY_S):
+def watch(
+    service: Service, over: threading.Event, every_s: float, looks: list[Look], lent: list[tuple[float, int]]
+) -> None:
+    while not over.wait(every_s):
         looks += look(service)
+        lent.append((time.monotonic(), counted(service, "volo_slots_lent").total()))
+
+
+def undone(service: Service, events: list[tuple[float, str]]) -> list[str]:
+    """Where the service has not seen just those kills and reloads that were done to it."""
+    done = Counter(what for _, what in events)
+    seen = {
+        "models reloaded": (len(service.said("model reloaded")), done["reload"]),
+        "engines restarted": (counted(service, "volo_engine_restarts_total").total(), done["killed"]),
+        "workers restarted": (counted(service, "volo_worker_restarts_total").total(), 0),
+    }
+    return [f"{what}: {got}, not {right}" for what, (got, right) in seen.items() if got != right]
 
 
 def differences(server: Counter[str], told: Counter[str]) -> list[str]:
@@ -151,7 +173,7 @@ def growth(looks: list[Look]) -> list[str]:
     for pid in {each.pid for each in looks}:
         mine = [each for each in looks if each.pid == pid]
         half = mine[len(mine) // 2 :]
-        if len(half) < 12 or mine[-1].at_s < looks[-1].at_s - LOOK_EVERY_S:
+        if len(half) < 12 or mine[-1].at_s < looks[-1].at_s:  # it is gone
             continue
         at_s = np.array([each.at_s for each in half])
         slope, _ = np.polyfit(at_s - at_s[0], [each.memory for each in half], 1)
@@ -167,12 +189,21 @@ def growth(looks: list[Look]) -> list[str]:
     return faults
 
 
-def draw(file: Path, ledger: Ledger, looks: list[Look], events: list[tuple[float, str]]) -> None:
-    """Outcomes a second, and each process's memory; upright lines where something was done."""
+def kept(before: list[Look], after: list[Look]) -> list[str]:
+    """Processes that have more descriptors when nobody asks any more than they had before anybody did."""
+    had = {each.pid: each.files for each in before}
+    grown = [each for each in after if each.files > had.get(each.pid, each.files) + 1]  # one for our own question
+    return [f"{each.title} had {had[each.pid]} descriptors at rest, and {each.files} after it all" for each in grown]
+
+
+def draw(
+    file: Path, ledger: Ledger, looks: list[Look], lent: list[tuple[float, int]], events: list[tuple[float, str]]
+) -> None:
+    """Outcomes a second, what each process has, and slots lent; upright lines where something was done."""
     from matplotlib.figure import Figure
 
-    figure = Figure((10, 5.6), layout="constrained")
-    above, below = figure.subplots(2, sharex=True)
+    figure = Figure((10, 8.4), layout="constrained")
+    above, below, lowest = figure.subplots(3, sharex=True)
     began_s = ledger.timeline[0][0]
     bins = np.arange(0, ledger.timeline[-1][0] - began_s + 10, 10)
     for code in sorted(ledger.told, key=lambda code: -ledger.told[code]):
@@ -181,13 +212,19 @@ def draw(file: Path, ledger: Ledger, looks: list[Look], events: list[tuple[float
     for title in sorted({each.title for each in looks if each.title.startswith("volo: ")}):
         mine = [each for each in looks if each.title == title]
         minutes, megabytes = [(each.at_s - began_s) / 60 for each in mine], [each.memory / 1e6 for each in mine]
-        below.plot(minutes, megabytes, ".", markersize=2, label=title.removeprefix("volo: "))
+        name = title.removeprefix("volo: ")
+        (dots,) = below.plot(minutes, megabytes, ".", markersize=2, label=name)
+        for what, mark in (("threads", "."), ("files", "x")):
+            had = [getattr(each, what) for each in mine]
+            lowest.plot(minutes, had, mark, markersize=2, color=dots.get_color(), label=f"{name}: {what}")
+    lowest.plot([(at_s - began_s) / 60 for at_s, _ in lent], [count for _, count in lent], "k", label="slots lent")
     for at_s, what in events:
-        for axes in (above, below):
+        for axes in (above, below, lowest):
             axes.axvline((at_s - began_s) / 60, color="tab:red" if what == "killed" else "tab:blue", alpha=0.3)
     above.set(ylabel="requests a second", yscale="symlog", ylim=(0, None))
-    below.set(ylabel="MB", xlabel="minutes; red: engine killed, blue: reload", ylim=(0, None))
-    for axes in (above, below):
+    below.set(ylabel="MB", ylim=(0, None))
+    lowest.set(ylabel="threads, descriptors, slots", xlabel="minutes; red: engine killed, blue: reload", ylim=(0, None))
+    for axes in (above, below, lowest):
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file)
 
@@ -197,21 +234,26 @@ def soak(service: Service, seconds: float, out: Path) -> list[str]:
     until(service.is_ready)
     rate = SHARE * capacity(service)
     right = [ask(service, picture).json()["predictions"] for picture in GOOD]
-    before = counted(service, "volo_requests_total", "outcome")
+    before, at_rest = counted(service, "volo_requests_total", "outcome"), look(service)
     ledger, over = Ledger(), threading.Event()
     looks: list[Look] = []
+    lent: list[tuple[float, int]] = []
     events: list[tuple[float, str]] = []
     callers = [Caller(service, ledger, right, CALLERS / rate, seed) for seed in range(CALLERS)]
     threads = [threading.Thread(target=caller.ask_on, args=[over]) for caller in callers]
-    threads.append(threading.Thread(target=disturb, args=[service, over, events]))
-    threads.append(threading.Thread(target=watch, args=[service, over, looks]))
+    threads.append(threading.Thread(target=disturb, args=[service, over, seconds, events]))
+    threads.append(threading.Thread(target=watch, args=[service, over, seconds / LOOKS, looks, lent]))
     run(threads, over, seconds)
     until(service.is_ready)
     until(lambda: counted(service, "volo_requests_in_flight").total() == 1)  # this one
     server = counted(service, "volo_requests_total", "outcome") - before
     faults = ledger.wrong + differences(server, ledger.told) + growth(looks)
     faults += mistold(service.said("request"), ledger.by_id)
-    for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run"):
+    ended_s = time.monotonic()
+    while (held := kept(at_rest, look(service))) and time.monotonic() < ended_s + REST_S:
+        time.sleep(1)
+    faults += undone(service, events) + held
+    for gauge in ("volo_queue_depth", "volo_background_depth", "volo_pictures_in_run", "volo_slots_lent"):
         if left := counted(service, gauge).total():
             faults.append(f"{gauge} is {left} at the end")
     service.process.send_signal(signal.SIGTERM)
@@ -222,7 +264,7 @@ def soak(service: Service, seconds: float, out: Path) -> list[str]:
         print(f"  {code:24} {count:8}   counted by the service {server[code]:8}")
     done = Counter(what for _, what in events)
     print(f"engines killed: {done['killed']}, reloads: {done['reload']}")
-    draw(out / "soak.png", ledger, looks, events)
+    draw(out / "soak.png", ledger, looks, lent, events)
     (out / "soak.json").write_text(json.dumps({"told": ledger.told, "counted": server, "faults": faults}, indent=2))
     return faults
 

@@ -11,7 +11,7 @@ LIBRARY = next(iter(glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), "")
 JUMPS = ("-2h", "+3d", "-400d", "+0")
 
 
-@pytest.mark.skipif(not LIBRARY, reason="needs libfaketime (Debian's package faketime)")
+@pytest.mark.skipif(not LIBRARY, reason="NOT SHOWN that nobody notices a clock that jumps: apt-get install faketime")
 def test_nobody_notices_that_the_clock_jumps(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
     clock.write_text("+0")

@@ -7,8 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,44 @@ def peak(pid: int) -> int:
     found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024
+
+
+def asking(service: Service) -> HTTPConnection:
+    """A connection on which a picture has been sent: little work for a crowd that asks at once."""
+    connection = HTTPConnection(service.url.removeprefix("http://"), timeout=60)
+    connection.request("POST", "/predict", CAT.read_bytes())
+    return connection
+
+
+def told(connection: HTTPConnection) -> tuple[int, int]:
+    """The answer's status, and when to come back."""
+    with closing(connection):
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, int(answer.headers.get("Retry-After", 0))
+
+
+def test_of_a_crowd_as_many_are_let_in_when_they_are_told_to_come_back_as_there_is_room_for_by_then(
+    tmp_path: Path,
+) -> None:
+    """Each is told when there will be room, but not how many others are."""
+    with served(tmp_path / "service", VOLO_TIMEOUT_S=str(TIMEOUT_S), VOLO_WORKERS="1") as service:
+        until(service.is_ready)
+
+        def insist(connection: HTTPConnection) -> tuple[int, ...]:
+            first, again_in_s = told(connection)
+            if first != 503:
+                return (first,)
+            time.sleep(again_in_s)
+            return first, told(asking(service))[0]
+
+        crowd = [asking(service) for _ in range(int(2 * CAPACITY * TIMEOUT_S))]
+        with ThreadPoolExecutor(len(crowd)) as threads:
+            answers = Counter(threads.map(insist, crowd))
+    print(answers)
+    refused = sum(count for statuses, count in answers.items() if statuses[0] == 503)
+    assert refused > 10
+    assert answers[503, 200] > 0.8 * min(refused, CAPACITY)  # of the second, at least, that they were away
 
 
 def test_what_can_be_done_is_done_in_time_and_the_rest_is_refused_at_once(tmp_path: Path) -> None:
