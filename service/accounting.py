@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from service import metrics
-from service.errors import ClientGone
+from service.errors import ClientGone, Overloaded, ServiceError
 from service.logs import logger
 
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -49,6 +49,12 @@ class Record:
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.arrival_s
+
+    def ended_by(self, error: ServiceError) -> None:
+        """The request ends in this error; if it was refused, that counts by its reason too."""
+        self.outcome = error.code
+        if isinstance(error, Overloaded):
+            metrics.rejections.labels(self.model, error.reason).inc()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -12,7 +12,6 @@ from tempfile import TemporaryFile, gettempdir
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from service import metrics
 from service.errors import (
     InsufficientStorage,
     MalformedBody,
@@ -243,7 +242,6 @@ def _no_room() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            metrics.rejections.labels("", "connections").inc()
             raise Overloaded("Too many files are open.", 1.0, "connections") from error
         logger.error("no room for a zip", folder=gettempdir(), reason=error.strerror)
         raise InsufficientStorage(InsufficientStorage.example) from error

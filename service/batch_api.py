@@ -238,7 +238,7 @@ class Batch:
         except ClientGone:
             raise
         except ServiceError as error:
-            self._record.outcome = error.code
+            self._record.ended_by(error)
             last_line = _line(_problem(error))
             patience.watch(self._request)
         await self._under_way.put(last_line)
@@ -269,7 +269,7 @@ class Batch:
         while not self._under_way.empty():
             if isinstance(task := self._under_way.get_nowait(), asyncio.Task):
                 task.cancel()
-        self._record.outcome = error.code
+        self._record.ended_by(error)
         return _line(_problem(error))
 
     async def _answer(self, index: int, entry: Entry) -> bytes:
@@ -299,7 +299,6 @@ def _no_more(error: OSError | EngineUnavailable) -> ServiceError:
         return error
     logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
     if error.errno in (errno.EMFILE, errno.ENFILE):  # as for a zip
-        metrics.rejections.labels("", "connections").inc()
         return Overloaded("Too many files are open.", 1.0, "connections")
     return InsufficientStorage("There is no room for more answers until those before are read.")
 

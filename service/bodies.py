@@ -4,7 +4,6 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
 from service.accounting import Record
 from service.errors import Overloaded
 
@@ -33,7 +32,6 @@ class Bodies:
         def hold(size: int) -> None:
             nonlocal held
             if self._held + size > self._most_bytes:
-                metrics.rejections.labels(record.model, "memory").inc()
                 raise Overloaded("Too much is being uploaded at once.", RETRY_S, "memory")
             held += size
             self._held += size

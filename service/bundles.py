@@ -11,7 +11,6 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from service import metrics
 from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
 from service.errors import ClientGone, DeadlineExceeded, MalformedBody, Overloaded, ServiceError, UnsupportedType
 from service.uploads import MOST_DELIMITERS, from_base64, parsed
@@ -94,7 +93,6 @@ class Shelf:
     def place(self) -> Iterator[None]:
         """One of them. Raise Overloaded if there is none."""
         if not self._free:
-            metrics.rejections.labels("", "connections").inc()
             raise Overloaded("Too many zips are being uploaded at once.", 1.0, "connections")
         self._free -= 1
         try:

@@ -181,8 +181,6 @@ class Connection(HttpToolsProtocol):
         record = Record.new()
         answer = problem(record, error)
         metrics.requests_of("unmatched", "", error.code).inc()
-        if isinstance(error, Overloaded):
-            metrics.rejections.labels("", error.reason).inc()
         logger.info("request", request_id=record.request_id, endpoint="unmatched", outcome=error.code)
         if self._is_answering() and not self.cycle.more_body:
             self.cycle.keep_alive = False

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -17,7 +17,7 @@ from models.preprocess import crop
 from service import metrics
 from service.accounting import Record
 from service.decoders import Heavy
-from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, RetryableError, TooManyPixels, UnknownModel
+from service.errors import DeadlineExceeded, EngineUnavailable, RetryableError, TooManyPixels, UnknownModel
 from service.images import Opened, enough_for
 from service.link import RETRY_S, Link
 from service.outputs import Evidence, Outputs, Wants
@@ -146,8 +146,7 @@ class Models:
         link = self._links[record.model]
         if background:
             return await self._infer_patiently(picture, record, link, wants, self._background[record.model])
-        with _rejections_counted(record.model):
-            return await self._infer(picture, record, link, wants, self._deadline_s(record))
+        return await self._infer(picture, record, link, wants, self._deadline_s(record))
 
     def knock(self, record: Record, model: str | None = None) -> None:
         """Nothing, if a picture of this request that came now would be let in: before its body is received, say.
@@ -157,8 +156,7 @@ class Models:
             Overloaded, EngineUnavailable: as ``Link.admit`` does.
         """
         record.model = self.name(model)
-        with _rejections_counted(record.model):
-            self._links[record.model].admit(self._deadline_s(record), self._settings.max_batch)
+        self._links[record.model].admit(self._deadline_s(record), self._settings.max_batch)
 
     def _deadline_s(self, record: Record) -> float:
         return min(record.deadline_s, record.arrival_s + self._settings.timeout_s)
@@ -218,16 +216,6 @@ class Models:
             inference = Inference(slot.card, loaded.size, *_taken(slot.outputs, wants))
         _count(picture, loaded, record.model, inference)
         return inference
-
-
-@contextmanager
-def _rejections_counted(model: str) -> Iterator[None]:
-    """Not of the background, which asks again and again."""
-    try:
-        yield
-    except Overloaded as error:
-        metrics.rejections.labels(model, error.reason).inc()
-        raise
 
 
 def _taken(outputs: Outputs, wants: Wants) -> Outputs:

@@ -77,7 +77,7 @@ class Problem(BaseModel):
 
 def problem(record: Record, error: errors.ServiceError) -> Response:
     """The answer that tells of an error; the request counts under its code."""
-    record.outcome = error.code
+    record.ended_by(error)
     told = _told(type(error), error.detail, record.request_id)
     return JSONResponse(told, STATUS[type(error)], _headers(error), media_type=MEDIA_TYPE)
 

@@ -303,7 +303,7 @@ async def test_why_lines_cannot_wait_is_told_as_for_a_zip(
     *_, last = lines(await post(client, NDJSON_TYPE, ndjson(numbered(3))))
     zipped = await post(client, "application/zip", packed_zip(numbered(3)))
     assert (last["status"], last["code"]) == (status, code) == (zipped.status_code, zipped.json()["code"])
-    assert rejections() - before == ({("", "connections"): 2} if status == 503 else {})
+    assert rejections() - before == ({("embedded", "connections"): 2} if status == 503 else {})
 
 
 def in_flight() -> float:
