@@ -17,7 +17,7 @@ In a model's engine (``engine_process``):
     batching, line, costs                               which of them run next: pure, without a clock
     scoring, device, pipeline                           runs them
 Around them:
-    supervisor, process, engine_host                    starts, watches, replaces and drains them
+    supervisor, process, lifeline, engine_host          starts, watches, replaces and drains them
     control, relapses, priority, cgroups                what these tell each other and the system
     settings, logs, metrics, multiprocess, tracing      for every process
 On the command line (``__main__``):

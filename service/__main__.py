@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from setproctitle import setproctitle
 
-from service import logs, multiprocess, process, tls
+from service import lifeline, logs, multiprocess, process, tls
 from service.bench import command as bench_command
 from service.doctor import command as doctor_command
 from service.options import add_settings, read_settings
@@ -33,7 +33,7 @@ def main() -> None:
 def _child(role: str) -> None:
     """The supervisor's own processes."""
     try:
-        orders = process.receive_orders()
+        orders = lifeline.receive_orders()
     except ValueError as error:
         fail(f"this is for `volo serve` to start: {error}", USAGE)
     settings = Settings.model_validate(orders["settings"])
@@ -51,7 +51,7 @@ def _child(role: str) -> None:
             worker.main(orders)
     except multiprocess.NoRoom as error:
         logs.logger.critical("cannot start", reason=str(error))
-        process.report_refusal(str(error))
+        lifeline.report_refusal(str(error))
         sys.exit(1)  # there may be room again for the next one
 
 

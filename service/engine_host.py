@@ -112,7 +112,8 @@ class EngineHost:
             self._relapses.ended()
 
     def _on_ready(self, process: _Process, device: str) -> None:
-        self._settings["device"] = device  # if that was `auto`: where a GPU is lost the next one shall not do without
+        if device.startswith("cuda"):  # for `auto`: where a GPU is lost the next one shall not do without
+            self._settings["device"] = device
         if process is self._process:
             self._relapses.serves()
 

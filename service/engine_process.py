@@ -18,9 +18,10 @@ from service.batching import Queue
 from service.costs import Costs
 from service.device import Device, DeviceFault, DeviceMissing, OutOfMemory, load_classifier
 from service.engine import Engine
+from service.lifeline import report_alive, report_ready, report_refusal
 from service.logs import logger
 from service.multiprocess import NoRoom
-from service.process import REFUSED, report_alive, report_ready, report_refusal
+from service.process import REFUSED
 from service.settings import Settings, cores
 from service.wire import ModelCard
 

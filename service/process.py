@@ -1,20 +1,12 @@
-"""Our processes, seen from both sides: a child that is kept running, and the child's tie to its parent.
-
-A child's standard input is its lifeline. The first line says what to do; the end of it says that the parent is gone,
-however that came to pass, and the child goes too; the kernel sees to it where the child cannot. On its standard output
-it says that it is ready, and that it still is alive, or why it refuses.
-"""
+"""Our processes, as their parent sees them: children that are kept running."""
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from service import multiprocess
+from service.lifeline import READY, REFUSAL
 from service.logs import logger
 
 REFUSED = 78
@@ -41,13 +34,6 @@ to whom it was given. Whoever runs us shall see it, and can start us afresh."""
 
 FORGET_AGAIN_S = 0.05
 """After so long it is tried again to add up what a process counted."""
-
-LIBC = ctypes.CDLL(None)
-PR_SET_PDEATHSIG = 1
-
-READY = b"ready"
-ALIVE = b"alive"
-REFUSAL = b"refused: "
 
 
 def _nothing(how: str) -> None:
@@ -258,57 +244,3 @@ async def needed(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def receive_orders() -> dict[str, Any]:
-    """In a child: what the parent wants. From here on the child ends when the parent does, which may not have come to
-    tidy up: of the folders that the orders call ``litter`` nothing is left then.
-
-    Raises:
-        ValueError: there is no parent that gives orders.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked to end before it listens to signals, it does so in silence
-    tempfile.tempdir = os.environ.get("TMPDIR")  # of itself it would look for another one if the disk is full now
-    if sys.stdin.isatty():
-        raise ValueError("nobody gives orders from a terminal")
-    orders: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    _signal_when_parent_ends(signal.SIGCONT)  # one that is stopped shall see it
-    litter = orders.get("litter", [])
-    threading.Thread(target=_end_with_parent, args=[litter], name="lifeline", daemon=True).start()
-    return orders
-
-
-def report_ready(how: str = "") -> None:
-    """In a child: tell the parent that it works, and how if that is of use to it."""
-    _report(READY + f" {how}".encode())
-
-
-def report_alive() -> None:
-    """In a child: tell the parent that it does not hang."""
-    _report(ALIVE)
-
-
-def report_refusal(reason: str) -> None:
-    """In a child: tell the parent why it cannot work as it is set up."""
-    _report(REFUSAL + " ".join(reason.split()).encode())
-
-
-def _report(line: bytes) -> None:
-    os.write(1, line + b"\n")
-
-
-def _signal_when_parent_ends(signal_: signal.Signals) -> None:
-    """Have the kernel send it to this process. Each thread may name one. Whose parent has ended already learns of that
-    by the lifeline alone."""
-    LIBC.prctl(PR_SET_PDEATHSIG, signal_)
-
-
-def _end_with_parent(litter: Sequence[str]) -> None:
-    # If the interpreter is held by whoever does not come back, this thread gets no turn. A handler in C needs none:
-    # `alarm` is called with the signal's number, which is 1, and so ends the process in one second.
-    LIBC.signal(signal.SIGHUP, LIBC.alarm)
-    _signal_when_parent_ends(signal.SIGHUP)
-    os.read(sys.stdin.fileno(), 1)
-    for folder in litter:
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)

@@ -25,8 +25,9 @@ from service.app import create_app
 from service.connection import Connection
 from service.control import ask_to_reload
 from service.inference import Models
+from service.lifeline import report_alive, report_ready
 from service.logs import logger
-from service.process import needed, report_alive, report_ready
+from service.process import needed
 from service.settings import Settings
 
 BEAT_S = 1.0

@@ -33,7 +33,8 @@ async def test_a_child_that_ends_is_started_again_until_it_is_told_to_stop() -> 
 async def test_whatever_a_library_writes_where_a_child_reports_the_reports_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chatter = "import os\nos.write(1, b'x' * 300_000 + b'\\nready\\n')\nos.read(0, 1)\nos.read(0, 1000)\nos.read(0, 1)"
+    noise = "b'x' * 300_000 + b'\\nready to go\\nready: \\n'"
+    chatter = f"import os\nos.write(1, {noise})\nos.read(0, 1)\nos.read(0, 1000)\nos.read(0, 1)"
     (tmp_path / "structlog.py").write_text(chatter)
     monkeypatch.syspath_prepend(tmp_path)
     child = Child("engine", {})
@@ -148,7 +149,7 @@ with subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE
     time.sleep(600)
 """
 CHILD = (
-    "import os, re, time; from service.process import receive_orders; receive_orders(); print(os.getpid(), flush=True)"
+    "import os, re, time; from service.lifeline import receive_orders; receive_orders(); print(os.getpid(), flush=True)"
 )
 
 
@@ -169,7 +170,7 @@ def test_a_child_ends_with_its_parent_whatever_it_does_and_tidies_up_if_it_can(
         if stopped:
             os.kill(pid, signal.SIGSTOP)
         parent.kill()
-        until(lambda: not alive(pid), within_s=2)
+        until(lambda: not alive(pid), within_s=5)
     assert litter.exists() == ("match" in does)
 
 
