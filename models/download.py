@@ -79,8 +79,8 @@ def hub_sha256(path: Path) -> str | None:
     A snapshot links to a blob that is named by its ETag: of what is in LFS, as weights are, the SHA-256. The blob may
     be a link itself, to a store where names are other hashes.
     """
-    blob = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
-    return blob if re.fullmatch("[0-9a-f]{64}", blob) else None
+    blob = Path(os.readlink(path)) if path.is_symlink() else path
+    return blob.name if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) else None
 
 
 def download(url: str, path: Path, sha256: str | None = None) -> Path:

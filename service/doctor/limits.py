@@ -68,11 +68,11 @@ def judge(settings: Settings, image_sizes: list[int], machine: Machine) -> Itera
 
 
 def needed_bytes(settings: Settings, image_sizes: list[int]) -> int:
-    """What the processes, their slots, and the largest pictures in every decoder take together at worst."""
+    """What the processes, their slots, the bodies and the largest pictures in every decoder take together at worst."""
     slots = settings.queue_limit + 3 * settings.max_batch + settings.decode_threads
     slab = slots * sum(size * size * 3 + 20_000 for size in image_sizes)
-    decoding = settings.decode_threads * LIGHT_BYTES + settings.decode_memory
-    return settings.http_workers * (WORKER_BYTES + slab + decoding) + len(image_sizes) * ENGINE_BYTES
+    pictures = settings.body_memory + settings.decode_threads * LIGHT_BYTES + settings.decode_memory
+    return settings.http_workers * (WORKER_BYTES + slab + pictures) + len(image_sizes) * ENGINE_BYTES
 
 
 def shared_memory() -> Iterator[Finding]:

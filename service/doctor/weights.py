@@ -89,8 +89,9 @@ def _reachable(url: str) -> bool:
 
 def _read(name: str, path: Path, sha256: str | None) -> Finding:
     verify(path, sha256)
+    known = hub_sha256(path)
     try:
-        verify(path, known := hub_sha256(path))
+        verify(path, known if known != sha256 else None)
     except DownloadError:
         advice = f"Delete {path.resolve()}, and it is downloaded again."
         return failed("Weights", f"{name}: {path} is damaged: its SHA-256 is not the hub's", advice)
