@@ -175,7 +175,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer that this is no request, and hang up; after the answer to the one before, if that is still to come."""
+        """Answer that this is no request, and hang up; behind an answer that is still to come it only hangs up."""
         self._refused = True
         self._stop_waiting()
         record = Record.new()
@@ -197,7 +197,7 @@ class Connection(HttpToolsProtocol):
 
     def _part(self, cycle: RequestResponseCycle) -> None:
         """Hang up behind a cycle's answer, which is the last one."""
-        if cycle.more_body:
+        if cycle.more_body or self._refused:  # requests that nobody reads, left in the kernel, would cost it its end
             self._linger()
         else:
             self.transport.close()

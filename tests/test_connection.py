@@ -177,6 +177,27 @@ async def test_a_few_requests_may_be_sent_ahead_and_what_is_beyond_is_refused_be
     assert rejections() - refused == {("", "connections"): 1}
 
 
+async def test_answers_that_were_promised_arrive_whole_however_much_is_sent_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its caller reads nothing until the last of them is made, and still sends then."""
+    before, loop = outcomes(), asyncio.get_running_loop()
+    holding_answers(monkeypatch)
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    told = Counter({("/metrics", "ok"): 1 + PIPELINED, ("unmatched", "overloaded"): 1})
+    async with served() as port, deaf(port, request * 20) as one:
+        await eventually(lambda: outcomes() - before == told)
+        sending = asyncio.create_task(loop.sock_sendall(one, request * 27_000))
+        received = b""
+        while some := await asyncio.wait_for(loop.sock_recv(one, 1 << 16), 20):
+            received += some
+        await sending
+    *_, last = answers = received.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    head, _, body = last.partition(b"\r\n\r\n")
+    assert len(answers) == 1 + PIPELINED
+    assert int(head.partition(b"content-length: ")[2].split()[0]) == len(body)
+
+
 async def test_whoever_leaves_with_requests_sent_ahead_has_none_of_them_computed() -> None:
     device, before = FakeDevice(), outcomes()
     device.gate.clear()
@@ -210,11 +231,10 @@ async def test_whoever_does_not_read_its_answer_is_hung_up_on() -> None:
     assert outcomes() - before == Counter({("/predict/batch", "client_gone"): 1})
 
 
-@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"half-closed"])
-async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
-    last: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However long its answer is, the loop does not say here that the caller does not read."""
+def holding_answers(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connections that will be made. However long their answers are, the loop does not say that nobody reads them,
+    and of what is not read the kernel holds a few kilobytes.
+    """
     made: list[Connection] = []
     begin = Connection.connection_made
 
@@ -225,6 +245,14 @@ async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
         transport.set_write_buffer_limits(1 << 30)
 
     monkeypatch.setattr(Connection, "connection_made", small)
+    return made
+
+
+@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"half-closed"])
+async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
+    last: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = holding_answers(monkeypatch)
     head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: %s\r\n\r\n" % last
     async with served(patience_s=0.2) as port, deaf(port, head) as one:
         await eventually(lambda: made and made[0].transport.get_write_buffer_size())
