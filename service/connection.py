@@ -28,7 +28,7 @@ SPARE_FILES = 100
 
 class Connection(HttpToolsProtocol):
     """Hangs up on whoever takes longer than ``patience_s`` to send a request's head, or does not read its answer for so
-    long. What is no request is answered in our form, and counted.
+    long; who reads slowly has the time. What is no request is answered in our form, and counted.
     """
 
     def __init__(self, *given: Any, patience_s: float, **named: Any) -> None:
@@ -39,8 +39,8 @@ class Connection(HttpToolsProtocol):
         self._heads = 0
         self._begun = False
         self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: _WhileRead | None = None
+        self._end_timer: _WhileRead | None = None
         self._refusal: ServiceError | None = None
         self._refused = False
         self._answering: RequestResponseCycle | None = None
@@ -118,7 +118,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(self._patience_s, self._hang_up)
+        self._stall_timer = self._while_read(self._hang_up)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -165,7 +165,10 @@ class Connection(HttpToolsProtocol):
     def _expect_end(self) -> None:
         """Whoever reads nothing shall not hold what is being closed: the loop itself waits until all is sent."""
         if self._end_timer is None:
-            self._end_timer = self.loop.call_later(self._patience_s, self.transport.abort)
+            self._end_timer = self._while_read(self.transport.abort)
+
+    def _while_read(self, end: Callable[[], None]) -> "_WhileRead":
+        return _WhileRead(self.loop, self.transport, self._patience_s, end)
 
     def _hang_up(self) -> None:
         logger.info("hung up on a caller that does not read its answer", after_s=self._patience_s)
@@ -212,6 +215,34 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
         else:
             self.transport.close()
+
+
+class _WhileRead:
+    """A timer that begins anew as long as there is less and less to be sent. Of what is encrypted the transport may not
+    say how much is left: then it is an ordinary one.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, patience_s: float, end: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._patience_s = patience_s
+        self._end = end
+        self._wait(transport.get_write_buffer_size())
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _wait(self, left: int) -> None:
+        self._timer = self._loop.call_later(self._patience_s, self._look, left)
+
+    def _look(self, left_before: int) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left < left_before:
+            self._wait(left)
+        else:
+            self._end()
 
 
 class _Closing:

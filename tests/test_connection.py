@@ -4,8 +4,9 @@ import asyncio
 import json
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 from typing import Any
 from unittest.mock import Mock
 
@@ -231,6 +232,14 @@ async def test_whoever_does_not_read_its_answer_is_hung_up_on() -> None:
     assert outcomes() - before == Counter({("/predict/batch", "client_gone"): 1})
 
 
+def unserved(**transport: Any) -> tuple[Connection, Mock]:
+    """A connection without a server, and its transport, which has these attributes."""
+    config = uvicorn.Config(Mock(), log_config=None, factory=True)
+    taken = Connection(config, uvicorn.server.ServerState(), {}, patience_s=0.05)
+    taken.connection_made(made := Mock(**transport))
+    return taken, made
+
+
 def holding_answers(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
     """The connections that will be made. However long their answers are, the loop does not say that nobody reads them,
     and of what is not read the kernel holds a few kilobytes.
@@ -263,6 +272,16 @@ async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
         if last == b"keep-alive":
             held.timeout_keep_alive_handler()
         await eventually(lambda: held not in held.connections, 5)
+
+
+@pytest.mark.parametrize("waits", [Connection.pause_writing, Connection.eof_received])
+async def test_whoever_reads_slowly_is_left_the_time_to_read_to_the_end(waits: Callable[[Connection], None]) -> None:
+    falling = range(900, 400, -100)
+    taken, transport = unserved(**{"get_write_buffer_size.side_effect": chain(falling, repeat(400))})
+    waits(taken)
+    await eventually(lambda: transport.abort.called)
+    assert transport.get_write_buffer_size.call_count > len(falling)
+    taken.connection_lost(ConnectionAbortedError())
 
 
 async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,10 +323,8 @@ async def test_behind_a_body_that_was_answered_early_the_next_request_is_answere
 
 
 async def test_a_caller_of_ipv4_is_the_same_at_a_socket_that_takes_ipv6_too() -> None:
-    config = uvicorn.Config(Mock(), log_config=None, factory=True)
-    taken = Connection(config, uvicorn.server.ServerState(), {}, patience_s=1.0)
     peer = Mock(**{"getpeername.return_value": ("::ffff:192.0.2.1", 9, 0, 0)})
-    taken.connection_made(Mock(**{"get_extra_info.side_effect": {"socket": peer}.get}))
+    taken, _ = unserved(**{"get_extra_info.side_effect": {"socket": peer}.get})
     assert taken.client == ("192.0.2.1", 9)
     taken.connection_lost(None)
 
