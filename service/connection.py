@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service import metrics
 from service.accounting import Record
+from service.bundles import ZIPS
 from service.errors import HeadTooLarge, HeadTooSlow, MalformedRequest, Overloaded, ServiceError
 from service.logs import logger
 from service.problems import problem
@@ -22,8 +23,12 @@ LINGER_S = 5.0
 """How long to read on behind the last answer, while its caller still sends."""
 PIPELINED = 8
 """So many requests may wait behind the one that is being answered."""
-SPARE_FILES = 100
-"""Descriptors that are no connections: engines, logs, uploads on disk."""
+OWN_FILES = 50
+"""Descriptors of a worker's own, about 25, and of lines that nobody reads: without one, a batch ends and says so."""
+LINGERING = 50
+"""Connections, beyond those that are allowed, that may be read on behind their last answer."""
+SPARE_FILES = OWN_FILES + LINGERING + ZIPS
+"""Descriptors that are no connections which are allowed."""
 
 
 class Connection(HttpToolsProtocol):
@@ -209,7 +214,7 @@ class Connection(HttpToolsProtocol):
         """Hang up, but read on for a while, and read nothing: a caller who still sends would lose the answer."""
         self._refused = True
         self.flow.resume_reading()
-        room = len(self.connections) <= most_connections() + SPARE_FILES // 2
+        room = len(self.connections) <= most_connections() + LINGERING
         if room and self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
@@ -259,7 +264,7 @@ class _Closing:
 def most_connections() -> int:
     """As many as there are descriptors for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, files - SPARE_FILES)
+    return max(1, files - SPARE_FILES, files // 3)  # of few, the spare ones are hardly all needed at once
 
 
 def _too_large() -> HeadTooLarge:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from fakes import FakeDevice
 from test_api import png
 
 from service import connection
-from service.connection import HEAD_BYTES, PIPELINED, Connection
+from service.connection import HEAD_BYTES, PIPELINED, Connection, most_connections
 
 PICTURE = png(1)
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
@@ -293,13 +294,21 @@ async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkey
         async with connected(port) as second:
             status, told = await second.answer()
             assert (status, told["code"]) == (503, "overloaded")
-            monkeypatch.setattr(connection, "SPARE_FILES", 2)
+            monkeypatch.setattr(connection, "LINGERING", 1)
             async with connected(port) as third:  # beside a second that lingers, there is no descriptor to linger with
                 assert (await third.answer())[0] == 503
                 assert await third.reader.read() == b""
         assert rejections() - before == {("", "connections"): 2}
         first.writer.write(POST)
         assert (await first.answer())[0] == 200
+
+
+@pytest.mark.parametrize(("files", "connections"), [(8192, 8042), (160, 53), (2, 1)])
+def test_what_is_no_connection_is_left_its_descriptors_or_most_of_few(
+    files: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert most_connections() == connections
 
 
 @pytest.mark.parametrize("path", [b"/nothing", b"/predict", b"/v2/health/live"])
