@@ -47,7 +47,7 @@ MAX_SIDE = 65_535
 """JPEG's own limit. Decoders take their time by the row: 50 million rows of one pixel cost seconds."""
 
 _SIGNATURE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avi[fs]|mif1)",
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avi[fs]|m[is]f1)",
     re.DOTALL,
 )
 
