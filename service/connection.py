@@ -7,7 +7,6 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
@@ -141,7 +140,7 @@ class Connection(HttpToolsProtocol):
             self._refusal = _too_large()
             raise self._refusal
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
