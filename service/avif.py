@@ -6,6 +6,7 @@ Boxes are those of ISO/IEC 14496-12; items, which still pictures are, of its sec
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from service.av1 import Steps, coded_pixels
@@ -13,8 +14,6 @@ from service.errors import TooIntricate
 
 STEPS = 100_000
 """Boxes, extents and units of a file: a picture has some dozens."""
-
-
 TABLE_BYTES = 1 << 16
 """Of each of the tables. Decoders look through all items for each that is named, and through stsc for each chunk:
 80,000 items in 2 MB take 6 s, in which nothing else goes on."""
@@ -35,14 +34,15 @@ def check(data: bytes | memoryview) -> None:
         TooIntricate: one is too long, or there are too many boxes.
         ValueError, struct.error: the file does not make sense.
     """
-    steps, lengths, inside = Steps(STEPS), Counter[bytes](), [memoryview(data)]
+    steps, lengths = Steps(STEPS), Counter[bytes]()
+    inside = [_outermost(memoryview(data), steps)]
     while inside:
-        for box in _boxes(inside.pop(), steps):
+        for box in inside.pop():
             lengths[box.kind] += len(box.content)
             if box.kind in _TABLES and lengths[box.kind] > TABLE_BYTES:
                 raise TooIntricate("A table of the AVIF has too many entries.")
             if box.kind in _CONTAINERS:
-                inside.append(box.content[_CONTAINERS[box.kind] :])
+                inside.append(_boxes(box.content[_CONTAINERS[box.kind] :], steps))
 
 
 def decoded_pixels(data: bytes | memoryview) -> int:
@@ -54,12 +54,18 @@ def decoded_pixels(data: bytes | memoryview) -> int:
     """
     file, steps = memoryview(data), Steps(STEPS)
     still, moving = 0, 0  # a file may have both; decoders take one of them
-    for box in _boxes(file, steps):
+    for box in _outermost(file, steps):
         if box.kind == b"meta":
             still += sum(coded_pixels(item, steps) for item in _coded_items(file, box.content[4:], steps))
         elif box.kind == b"moov":
             moving += sum(coded_pixels(sample, steps) for sample in _first_samples(file, box.content, steps))
     return max(still, moving)
+
+
+def _outermost(file: memoryview, steps: Steps) -> Iterator[_Box]:
+    """The boxes of a file, to what is none: no decoder gets past that either, and need not where all came before."""
+    with suppress(ValueError, struct.error):
+        yield from _boxes(file, steps)
 
 
 def _boxes(content: memoryview, steps: Steps) -> Iterator[_Box]:
@@ -85,8 +91,8 @@ def _coded_items(file: memoryview, meta: memoryview, steps: Steps) -> Iterator[m
     fields = _Fields(boxes[b"iloc"])
     version = fields.take(4) >> 24
     sizes = fields.take(2)
-    used = 0
     offset_bytes, length_bytes, base_bytes, index_bytes = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
+    used = 0
     for _ in range(fields.take(4 if version == 2 else 2)):
         steps.take()
         item = fields.take(4 if version == 2 else 2)

@@ -8,11 +8,10 @@ from service import avif, jpeg
 
 
 class Coded(NamedTuple):
-    """Pixels that are decoded for a picture, and how many of them lie beside it in memory at once, or samples of a
-    JPEG."""
+    """Pixels that are decoded for a picture, and what of them a decoder holds beside it at once."""
 
     pixels: int
-    held: int
+    held_bytes: int
 
 
 def coded(image: Image.Image, data: bytes | memoryview) -> Coded:
@@ -25,14 +24,14 @@ def coded(image: Image.Image, data: bytes | memoryview) -> Coded:
     shown = image.width * image.height
     if image.format == "AVIF":
         pixels = avif.decoded_pixels(data)
-        return Coded(pixels, pixels)
+        return Coded(pixels, 6 * pixels)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         # whose components do not come together is kept as coefficients, at whatever scale it is read
         kept = image.info.get("progressive") or jpeg.first_scan(data) < image.layers
-        return Coded(shown, shown * image.layers if kept else 0)
+        return Coded(shown, 2 * shown * image.layers if kept else 0)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _tiles(image)
-    return Coded(shown, shown if image.format == "WEBP" else 0)
+    return Coded(shown, 12 * shown if image.format == "WEBP" else 0)
 
 
 def _tiles(image: TiffImagePlugin.TiffImageFile) -> Coded:
@@ -43,4 +42,4 @@ def _tiles(image: TiffImagePlugin.TiffImageFile) -> Coded:
     if not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
         raise ValueError("a tile without a size")
     columns, rows = -(-image.width // width), -(-image.height // height)
-    return Coded(columns * width * rows * height, width * height)
+    return Coded(columns * width * rows * height, 8 * width * height)

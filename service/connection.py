@@ -7,11 +7,11 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import metrics
 from service.accounting import Record
+from service.bundles import ZIPS
 from service.errors import HeadTooLarge, HeadTooSlow, MalformedRequest, Overloaded, ServiceError
 from service.logs import logger
 from service.problems import problem
@@ -22,13 +22,17 @@ LINGER_S = 5.0
 """How long to read on behind the last answer, while its caller still sends."""
 PIPELINED = 8
 """So many requests may wait behind the one that is being answered."""
-SPARE_FILES = 100
-"""Descriptors that are no connections: engines, logs, uploads on disk."""
+OWN_FILES = 50
+"""Descriptors of a worker's own, about 25, and of lines that nobody reads: without one, a batch ends and says so."""
+LINGERING = 50
+"""Connections, beyond those that are allowed, that may be read on behind their last answer."""
+SPARE_FILES = OWN_FILES + LINGERING + ZIPS
+"""Descriptors that are no connections which are allowed."""
 
 
 class Connection(HttpToolsProtocol):
     """Hangs up on whoever takes longer than ``patience_s`` to send a request's head, or does not read its answer for so
-    long. What is no request is answered in our form, and counted.
+    long; who reads slowly has the time. What is no request is answered in our form, and counted.
     """
 
     def __init__(self, *given: Any, patience_s: float, **named: Any) -> None:
@@ -39,8 +43,8 @@ class Connection(HttpToolsProtocol):
         self._heads = 0
         self._begun = False
         self._head_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: _WhileRead | None = None
+        self._end_timer: _WhileRead | None = None
         self._refusal: ServiceError | None = None
         self._refused = False
         self._answering: RequestResponseCycle | None = None
@@ -118,7 +122,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(self._patience_s, self._hang_up)
+        self._stall_timer = self._while_read(self._hang_up)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -136,7 +140,7 @@ class Connection(HttpToolsProtocol):
             self._refusal = _too_large()
             raise self._refusal
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
@@ -165,7 +169,10 @@ class Connection(HttpToolsProtocol):
     def _expect_end(self) -> None:
         """Whoever reads nothing shall not hold what is being closed: the loop itself waits until all is sent."""
         if self._end_timer is None:
-            self._end_timer = self.loop.call_later(self._patience_s, self.transport.abort)
+            self._end_timer = self._while_read(self.transport.abort)
+
+    def _while_read(self, end: Callable[[], None]) -> "_WhileRead":
+        return _WhileRead(self.loop, self.transport, self._patience_s, end)
 
     def _hang_up(self) -> None:
         logger.info("hung up on a caller that does not read its answer", after_s=self._patience_s)
@@ -175,7 +182,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer that this is no request, and hang up; after the answer to the one before, if that is still to come."""
+        """Answer that this is no request, and hang up; behind an answer that is still to come it only hangs up."""
         self._refused = True
         self._stop_waiting()
         record = Record.new()
@@ -197,7 +204,7 @@ class Connection(HttpToolsProtocol):
 
     def _part(self, cycle: RequestResponseCycle) -> None:
         """Hang up behind a cycle's answer, which is the last one."""
-        if cycle.more_body:
+        if cycle.more_body or self._refused:  # requests that nobody reads, left in the kernel, would cost it its end
             self._linger()
         else:
             self.transport.close()
@@ -206,12 +213,40 @@ class Connection(HttpToolsProtocol):
         """Hang up, but read on for a while, and read nothing: a caller who still sends would lose the answer."""
         self._refused = True
         self.flow.resume_reading()
-        room = len(self.connections) <= most_connections() + SPARE_FILES // 2
+        room = len(self.connections) <= most_connections() + LINGERING
         if room and self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
         else:
             self.transport.close()
+
+
+class _WhileRead:
+    """A timer that begins anew as long as there is less and less to be sent. Of what is encrypted the transport may not
+    say how much is left: then it is an ordinary one.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, patience_s: float, end: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._patience_s = patience_s
+        self._end = end
+        self._wait(transport.get_write_buffer_size())
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _wait(self, left: int) -> None:
+        self._timer = self._loop.call_later(self._patience_s, self._look, left)
+
+    def _look(self, left_before: int) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left < left_before:
+            self._wait(left)
+        else:
+            self._end()
 
 
 class _Closing:
@@ -228,7 +263,7 @@ class _Closing:
 def most_connections() -> int:
     """As many as there are descriptors for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, files - SPARE_FILES)
+    return max(1, files - SPARE_FILES, files // 3)  # of few, the spare ones are hardly all needed at once
 
 
 def _too_large() -> HeadTooLarge:

@@ -47,7 +47,7 @@ MAX_SIDE = 65_535
 """JPEG's own limit. Decoders take their time by the row: 50 million rows of one pixel cost seconds."""
 
 _SIGNATURE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avi[fs]|mif1)",
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|.{4}ftyp(avi[fs]|m[is]f1)",
     re.DOTALL,
 )
 
@@ -89,9 +89,8 @@ _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)
 CODED = 3
 """Times the largest picture's pixels that a file may be decoded to: transparency is coded apart, tiles stick out."""
 
-# Bytes that Pillow has for a pixel, by mode; of any other, four. And what decoders hold beside it, by format.
+# Bytes that Pillow has for a pixel, by mode; of any other, four.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-_HELD_BYTES = {"WEBP": 12, "AVIF": 6, "TIFF": 8, "JPEG": 2, "MPO": 2}
 
 
 class Reduced(NamedTuple):
@@ -187,8 +186,7 @@ def _need_bytes(image: Image.Image, made: Coded) -> int:
     else:
         taken = 4 if image.mode == "RGB" else 8  # RGB, and turned
     each = _PIXEL_BYTES.get(image.mode, 4) + taken
-    held = made.held * _HELD_BYTES.get(image.format or "", 0)
-    return image.width * image.height * each + held
+    return image.width * image.height * each + made.held_bytes
 
 
 def _reduce(image: Image.Image, at_least: int | None) -> Extent:

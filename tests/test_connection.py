@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import resource
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,7 +18,7 @@ from fakes import FakeDevice
 from test_api import png
 
 from service import connection
-from service.connection import HEAD_BYTES, PIPELINED, Connection
+from service.connection import HEAD_BYTES, PIPELINED, Connection, most_connections
 
 PICTURE = png(1)
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
@@ -177,6 +179,27 @@ async def test_a_few_requests_may_be_sent_ahead_and_what_is_beyond_is_refused_be
     assert rejections() - refused == {("", "connections"): 1}
 
 
+async def test_answers_that_were_promised_arrive_whole_however_much_is_sent_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its caller reads nothing until the last of them is made, and still sends then."""
+    before, loop = outcomes(), asyncio.get_running_loop()
+    holding_answers(monkeypatch)
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    told = Counter({("/metrics", "ok"): 1 + PIPELINED, ("unmatched", "overloaded"): 1})
+    async with served() as port, deaf(port, request * 20) as one:
+        await eventually(lambda: outcomes() - before == told)
+        sending = asyncio.create_task(loop.sock_sendall(one, request * 27_000))
+        received = b""
+        while some := await asyncio.wait_for(loop.sock_recv(one, 1 << 16), 20):
+            received += some
+        await sending
+    *_, last = answers = received.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    head, _, body = last.partition(b"\r\n\r\n")
+    assert len(answers) == 1 + PIPELINED
+    assert int(head.partition(b"content-length: ")[2].split()[0]) == len(body)
+
+
 async def test_whoever_leaves_with_requests_sent_ahead_has_none_of_them_computed() -> None:
     device, before = FakeDevice(), outcomes()
     device.gate.clear()
@@ -210,11 +233,18 @@ async def test_whoever_does_not_read_its_answer_is_hung_up_on() -> None:
     assert outcomes() - before == Counter({("/predict/batch", "client_gone"): 1})
 
 
-@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"half-closed"])
-async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
-    last: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its answer is too short for the loop to say that the caller does not read."""
+def unserved(**transport: Any) -> tuple[Connection, Mock]:
+    """A connection without a server, and its transport, which has these attributes."""
+    config = uvicorn.Config(Mock(), log_config=None, factory=True)
+    taken = Connection(config, uvicorn.server.ServerState(), {}, patience_s=0.05)
+    taken.connection_made(made := Mock(**transport))
+    return taken, made
+
+
+def holding_answers(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connections that will be made. However long their answers are, the loop does not say that nobody reads them,
+    and of what is not read the kernel holds a few kilobytes.
+    """
     made: list[Connection] = []
     begin = Connection.connection_made
 
@@ -222,18 +252,37 @@ async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
         begin(self, transport)
         made.append(self)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        transport.set_write_buffer_limits(1 << 30)
 
     monkeypatch.setattr(Connection, "connection_made", small)
+    return made
+
+
+@pytest.mark.parametrize("last", [b"close", b"keep-alive", b"half-closed"])
+async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
+    last: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = holding_answers(monkeypatch)
     head = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: %s\r\n\r\n" % last
     async with served(patience_s=0.2) as port, deaf(port, head) as one:
         await eventually(lambda: made and made[0].transport.get_write_buffer_size())
         (held,) = made
-        assert held.transport.get_write_buffer_size() < 1 << 16
+        assert not held.flow.write_paused
         if last == b"half-closed":
             one.shutdown(socket.SHUT_WR)
         if last == b"keep-alive":
             held.timeout_keep_alive_handler()
         await eventually(lambda: held not in held.connections, 5)
+
+
+@pytest.mark.parametrize("waits", [Connection.pause_writing, Connection.eof_received])
+async def test_whoever_reads_slowly_is_left_the_time_to_read_to_the_end(waits: Callable[[Connection], None]) -> None:
+    falling = range(900, 400, -100)
+    taken, transport = unserved(**{"get_write_buffer_size.side_effect": chain(falling, repeat(400))})
+    waits(taken)
+    await eventually(lambda: transport.abort.called)
+    assert transport.get_write_buffer_size.call_count > len(falling)
+    taken.connection_lost(ConnectionAbortedError())
 
 
 async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,13 +294,21 @@ async def test_there_are_as_many_connections_as_there_are_descriptors_for(monkey
         async with connected(port) as second:
             status, told = await second.answer()
             assert (status, told["code"]) == (503, "overloaded")
-            monkeypatch.setattr(connection, "SPARE_FILES", 2)
+            monkeypatch.setattr(connection, "LINGERING", 1)
             async with connected(port) as third:  # beside a second that lingers, there is no descriptor to linger with
                 assert (await third.answer())[0] == 503
                 assert await third.reader.read() == b""
         assert rejections() - before == {("", "connections"): 2}
         first.writer.write(POST)
         assert (await first.answer())[0] == 200
+
+
+@pytest.mark.parametrize(("files", "connections"), [(8192, 8042), (160, 53), (2, 1)])
+def test_what_is_no_connection_is_left_its_descriptors_or_most_of_few(
+    files: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert most_connections() == connections
 
 
 @pytest.mark.parametrize("path", [b"/nothing", b"/predict", b"/v2/health/live"])
@@ -275,10 +332,8 @@ async def test_behind_a_body_that_was_answered_early_the_next_request_is_answere
 
 
 async def test_a_caller_of_ipv4_is_the_same_at_a_socket_that_takes_ipv6_too() -> None:
-    config = uvicorn.Config(Mock(), log_config=None, factory=True)
-    taken = Connection(config, uvicorn.server.ServerState(), {}, patience_s=1.0)
     peer = Mock(**{"getpeername.return_value": ("::ffff:192.0.2.1", 9, 0, 0)})
-    taken.connection_made(Mock(**{"get_extra_info.side_effect": {"socket": peer}.get}))
+    taken, _ = unserved(**{"get_extra_info.side_effect": {"socket": peer}.get})
     assert taken.client == ("192.0.2.1", 9)
     taken.connection_lost(None)
 

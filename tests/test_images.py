@@ -269,6 +269,12 @@ def test_a_picture_cut_short_is_called_so(name: str, part: float) -> None:
         decode(data[: int(len(data) * part)], MAX_PIXELS)
 
 
+@pytest.mark.parametrize("brand", [b"avif", b"avis", b"mif1", b"msf1"])
+def test_what_begins_as_an_avif_of_any_brand_is_called_damaged(brand: bytes) -> None:
+    with pytest.raises(TruncatedImage):
+        decode(b"\0\0\0\x1cftyp" + brand + bytes(16), MAX_PIXELS)
+
+
 def test_pixels_are_counted_before_anything_is_decoded() -> None:
     header_only = png(100_000, 100_000, 8, 2, b"")
     with pytest.raises(TooManyPixels, match="100000 x 100000"):

@@ -12,12 +12,15 @@ from bombs import (
     avif_in_a_box,
     avif_of_chunks,
     avif_of_items,
+    encoded,
     gif_of_another_screen,
+    grey,
     jpeg_of_scans,
     tiff_of_tiles,
 )
 
 from service import intricacy
+from service.avif import decoded_pixels
 from service.errors import NotAnImage, TooIntricate, TooManyPixels, TruncatedImage
 from service.images import Opened, decode
 from service.intricacy import SCANS
@@ -83,8 +86,28 @@ def test_an_avif_of_many_items_is_not_opened_whatever_stands_at_its_end(
     monkeypatch: pytest.MonkeyPatch, end: bytes
 ) -> None:
     monkeypatch.setattr("service.images.Image.open", lambda *_, **__: pytest.fail("it was"))
-    with pytest.raises(TruncatedImage):
+    with pytest.raises(TooIntricate):
         decode(avif_of_items(10_000) + end, MAX_PIXELS)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"\0\0\0\5junk", b"\0\0\0\2\0\0\0\0", b"\0\0\0\1junkjunk", b"\0\0\0\1junk" + b"\0" * 7 + b"\x0f"],
+    ids=["too short", "almost zeros", "of a size cut short", "of a large size that is too short"],
+)
+def test_an_avif_is_read_although_what_follows_it_is_no_box(end: bytes) -> None:
+    data = encoded(grey(), "AVIF")
+    assert decode(data + end, MAX_PIXELS).tobytes() == decode(data, MAX_PIXELS).tobytes()
+    assert decoded_pixels(data + end) == decoded_pixels(data) > 0
+
+
+def test_a_box_in_an_avif_that_is_none_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder may go on elsewhere, and nobody has counted what is there."""
+    monkeypatch.setattr("service.images.Image.open", lambda *_, **__: pytest.fail("it was"))
+    data = encoded(grey(), "AVIF")
+    size = data.index(b"iinf") - 4
+    with pytest.raises(TruncatedImage):
+        decode(data[:size] + b"\0\0\0\5" + data[size + 4 :], MAX_PIXELS)
 
 
 def test_a_film_is_no_picture_however_long() -> None:

@@ -22,7 +22,7 @@ from service.uploads import values_in
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that says how much of a body is JSON; binary tensors follow it."""
 
-MOST_VALUES = 1_200_000
+MOST_NUMBERS = 1_200_000
 """In the JSON: as many as the numbers of one picture of 512 x 512 pixels, and its lists. No model looks at more."""
 
 _LENGTH = struct.Struct("<I")  # of each element of a BYTES tensor
@@ -56,13 +56,13 @@ def receive(body: bytes, header_length: str | None) -> Received:
 
     Raises:
         MalformedBody: it is not what the protocol says.
-        TooManyBytes: its JSON holds more than ``MOST_VALUES``.
+        TooManyBytes: its JSON holds more than ``MOST_NUMBERS``.
     """
     length = len(body) if header_length is None else int(header_length) if header_length.isdecimal() else -1
     if not 0 <= length <= len(body):
         raise MalformedBody(f"{HEADER_LENGTH} is no length within the body.")
-    if values_in(memoryview(body)[:length]) > MOST_VALUES:
-        raise TooManyBytes(f"The JSON holds more than {MOST_VALUES:,} values; send the pixels as a binary tensor.")
+    if values_in(memoryview(body)[:length]) > MOST_NUMBERS:
+        raise TooManyBytes(f"The JSON holds more than {MOST_NUMBERS:,} values; send the pixels as a binary tensor.")
     try:
         request = InferRequest.model_validate_json(body[:length])
     except ValidationError as error:

@@ -1,7 +1,6 @@
 """Ten times more load than the device has capacity for, for a minute."""
 
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from running import CAT, ROOT, Service, environment, until
+from running import CAT, ROOT, Service, environment, peak_bytes, until
 from slow_device import LARGEST, RUN_S, served
 
 CAPACITY = LARGEST / RUN_S
@@ -52,13 +51,6 @@ def refusals(service: Service) -> Iterator[list[float]]:
     finally:
         over.set()
         asking.join()
-
-
-def peak(pid: int) -> int:
-    """The most memory that a process has had, in bytes."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found[1]) * 1024
 
 
 def asking(service: Service) -> HTTPConnection:
@@ -105,14 +97,14 @@ def test_what_can_be_done_is_done_in_time_and_the_rest_is_refused_at_once(tmp_pa
         # as many callers as fill its runs, each back as soon as it is answered
         most = loaded(service, tmp_path / "most.json", "--connections", str(2 * LARGEST), "--seconds", "15")["answered"]
         assert most > 0.8 * CAPACITY
-        before = peak(service.children["volo: worker 0"])
+        before = peak_bytes(service.children["volo: worker 0"])
         with refusals(service) as refused_s:
             over = loaded(service, tmp_path / "over.json", "--rates", str(10 * CAPACITY), "--seconds", "60")
         ended_s = time.monotonic()
         until(lambda: service.predict().status_code == 200)
         back_s = time.monotonic() - ended_s
         assert back_s < 2
-        grown = peak(service.children["volo: worker 0"]) - before
+        grown = peak_bytes(service.children["volo: worker 0"]) - before
         figures = {name: over[name] for name in ("offered", "answered", "p99_ms", "errors")}
         print(
             json.dumps({"most": most, **figures, "refused_s": statistics.quantiles(refused_s, n=100)[49::49]}),
