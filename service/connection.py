@@ -18,6 +18,8 @@ from service.problems import problem
 
 HEAD_BYTES = 65_536
 """A request's line and headers."""
+READ_BYTES = 20_000
+"""So much of its answer a caller must read in its time, or all: by the byte it would hold a connection for days."""
 LINGER_S = 5.0
 """How long to read on behind the last answer, while its caller still sends."""
 PIPELINED = 8
@@ -222,8 +224,8 @@ class Connection(HttpToolsProtocol):
 
 
 class _WhileRead:
-    """A timer that begins anew as long as there is less and less to be sent. Of what is encrypted the transport may not
-    say how much is left: then it is an ordinary one.
+    """A timer that begins anew as long as ``READ_BYTES`` have gone each time. Of what is encrypted the transport may
+    not say how much is left: then it is an ordinary one.
     """
 
     def __init__(
@@ -243,7 +245,7 @@ class _WhileRead:
 
     def _look(self, left_before: int) -> None:
         left = self._transport.get_write_buffer_size()
-        if left < left_before:
+        if left <= left_before - READ_BYTES:
             self._wait(left)
         else:
             self._end()

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 from unittest.mock import Mock
 
@@ -277,8 +277,9 @@ async def test_what_nobody_reads_holds_no_connection_that_is_being_closed(
 
 @pytest.mark.parametrize("waits", [Connection.pause_writing, Connection.eof_received])
 async def test_whoever_reads_slowly_is_left_the_time_to_read_to_the_end(waits: Callable[[Connection], None]) -> None:
-    falling = range(900, 400, -100)
-    taken, transport = unserved(**{"get_write_buffer_size.side_effect": chain(falling, repeat(400))})
+    falling = range(900_000, 400_000, -100_000)
+    dripping = range(400_000, 0, -1)
+    taken, transport = unserved(**{"get_write_buffer_size.side_effect": chain(falling, dripping)})
     waits(taken)
     await eventually(lambda: transport.abort.called)
     assert transport.get_write_buffer_size.call_count > len(falling)
