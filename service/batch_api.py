@@ -251,7 +251,11 @@ class Batch:
         await self._room.take(size)
         task = group.create_task(self._answer(index, entry))
         task.add_done_callback(lambda _: self._room.give_back(size))
-        await self._under_way.put(task)
+        try:
+            await self._under_way.put(task)
+        except asyncio.CancelledError:
+            task.cancel()  # nobody else knows of it
+            raise
 
     async def _collect(self, lines: Spool, reading: asyncio.Task[None], patience: Patience) -> None:
         try:
