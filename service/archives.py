@@ -1,6 +1,5 @@
 """Archives -> the files in them, one after the other, in little memory; nothing is extracted to disk."""
 
-import asyncio
 import errno
 import re
 import struct
@@ -24,6 +23,7 @@ from service.errors import (
 )
 from service.logs import logger
 from service.spool import write_whole
+from service.threads import in_thread
 
 Chunks = AsyncIterator[bytes]
 
@@ -132,11 +132,11 @@ async def zip_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entry, N
     """
     with _unnamed_file() as file:
         async for chunk in chunks:
-            await asyncio.to_thread(_keep, file, chunk)
-        archive, files = await asyncio.to_thread(_open_zip, _Bounded(file, limits.pictures))
+            await in_thread(None, _keep, file, chunk)
+        archive, files = await in_thread(None, _open_zip, _Bounded(file, limits.pictures))
         unpacked = 0
         for info in files:
-            content, came = await asyncio.to_thread(_zip_content, archive, info, limits)
+            content, came = await in_thread(None, _zip_content, archive, info, limits)
             unpacked += came
             limits.check_total(unpacked)
             yield Entry(info.filename, content)
@@ -179,7 +179,7 @@ async def _gunzip(packed: Chunks) -> Chunks:
                     if not (chunk := chunk.lstrip(b"\0")):
                         break
                     inflate = zlib.decompressobj(wbits=31)
-                yield await asyncio.to_thread(inflate.decompress, chunk, CHUNK_BYTES)
+                yield await in_thread(None, inflate.decompress, chunk, CHUNK_BYTES)
                 chunk = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
     except zlib.error as error:
         raise MalformedBody("The gzip cannot be read.") from error

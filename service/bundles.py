@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
 from service.errors import ClientGone, DeadlineExceeded, MalformedBody, Overloaded, ServiceError, UnsupportedType
+from service.threads import in_thread
 from service.uploads import MOST_DELIMITERS, from_base64, parsed
 
 ZIPS = 50
@@ -256,7 +257,7 @@ async def _ndjson_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entr
         if len(line) > longest:
             yield Entry(None, limits.picture_too_large)
         elif line.strip():
-            yield await asyncio.to_thread(_line_entry, line, limits)
+            yield await in_thread(None, _line_entry, line, limits)
 
 
 async def _lines(chunks: Chunks, longest: int) -> AsyncIterator[bytes]:

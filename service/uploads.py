@@ -1,6 +1,5 @@
 """A request's body -> the bytes of one picture."""
 
-import asyncio
 import base64
 import binascii
 import re
@@ -14,6 +13,7 @@ from python_multipart.multipart import Field, File, FormParser, parse_options_he
 from starlette.requests import Request
 
 from service.errors import ClientGone, EmptyBody, MalformedBody, TooManyBytes, UnsupportedType
+from service.threads import in_thread
 
 _Options = Mapping[bytes, bytes]
 _T = TypeVar("_T")
@@ -68,7 +68,7 @@ async def read_picture(request: Request, max_bytes: int, field: str | None = "fi
 
 async def taken_apart(body: bytes, take_apart: Callable[[bytes], _T]) -> _T:
     """What is made of a body: beside the event loop, if it is large."""
-    return take_apart(body) if len(body) <= SMALL_BYTES else await asyncio.to_thread(take_apart, body)
+    return take_apart(body) if len(body) <= SMALL_BYTES else await in_thread(None, take_apart, body)
 
 
 def checked(picture: bytes, max_bytes: int) -> bytes:
