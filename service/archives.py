@@ -1,13 +1,12 @@
 """Archives -> the files in them, one after the other, in little memory; nothing is extracted to disk."""
 
-import errno
 import re
 import struct
 import tarfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryFile, gettempdir
+from tempfile import TemporaryFile
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
@@ -15,14 +14,12 @@ from service.errors import (
     InsufficientStorage,
     MalformedBody,
     NotAnImage,
-    Overloaded,
     ServiceError,
     TooManyBytes,
     TooManyPictures,
     TruncatedImage,
 )
-from service.logs import logger
-from service.spool import write_whole
+from service.spool import no_room, write_whole
 from service.threads import in_thread
 
 Chunks = AsyncIterator[bytes]
@@ -241,10 +238,7 @@ def _no_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise Overloaded("Too many files are open.", 1.0, "connections") from error
-        logger.error("no room for a zip", folder=gettempdir(), reason=error.strerror)
-        raise InsufficientStorage(InsufficientStorage.example) from error
+        raise no_room(error, "a zip", InsufficientStorage.example) from error
 
 
 class _Bounded:
