@@ -6,6 +6,7 @@ import tarfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
@@ -293,16 +294,16 @@ def _zip_content(archive: ZipFile, info: ZipInfo, limits: Limits) -> tuple[bytes
     # Other methods are rare, and what they give at once cannot be limited.
     if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         return NotAnImage("The file is encrypted in the zip, or packed by another method than deflate."), 0
-    content = bytearray()
+    content = BytesIO()  # gives what it holds without a copy
     try:
         with archive.open(info) as file:
-            while len(content) <= limits.picture_bytes and (piece := file.read(CHUNK_BYTES)):
-                content += piece
+            while content.tell() <= limits.picture_bytes and (piece := file.read(CHUNK_BYTES)):
+                content.write(piece)
     except _ZIP_ERRORS:  # before the last piece was given
-        return TruncatedImage("The zip is damaged where this file is."), len(content) + CHUNK_BYTES
-    if len(content) > limits.picture_bytes:
-        return limits.picture_too_large, len(content)
-    return bytes(content), len(content)
+        return TruncatedImage("The zip is damaged where this file is."), content.tell() + CHUNK_BYTES
+    if content.tell() > limits.picture_bytes:
+        return limits.picture_too_large, content.tell()
+    return content.getvalue(), content.tell()
 
 
 def _hidden(name: str) -> bool:

@@ -213,6 +213,17 @@ async def test_a_zip_that_is_given_up_has_its_file_until_nobody_writes_to_it(mon
     assert closed == [False]
 
 
+async def test_a_file_in_a_zip_is_in_memory_little_more_than_once() -> None:
+    size = 10_000_000
+    entries = zip_entries(pieces(packed_zip({"a": bytes(size)}), 65536), Limits(size, size, 1))
+    tracemalloc.start()
+    ((_, content),) = [entry async for entry in entries]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert content == bytes(size)
+    assert peak < 1.3 * size
+
+
 async def test_a_zip_with_a_directory_of_far_too_many_is_refused() -> None:
     files = {f"{'x' * 200}{number}": b"" for number in range(1_000)}
     assert await before_failing(TooManyPictures, zip_entries, packed_zip(files)) == 0
