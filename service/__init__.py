@@ -7,7 +7,7 @@ The way of a picture, in an HTTP worker (``worker``):
     api, embeddings, dialects; batch_api                the routes of one picture, and of many
     uploads, bodies; bundles, archives, spool           a body, and the pictures in it
     images, intricacy; coded, jpeg, avif, av1           untrusted bytes to an RGB crop
-    decoders                                            in a thread
+    decoders, threads                                   beside the event loop
     inference, link, session                            to the engine, and back
     health, exposition, page, admin, contract           the other routes
 Between the two:

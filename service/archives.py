@@ -1,14 +1,13 @@
 """Archives -> the files in them, one after the other, in little memory; nothing is extracted to disk."""
 
-import asyncio
-import errno
 import re
 import struct
 import tarfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryFile, gettempdir
+from io import BytesIO
+from tempfile import TemporaryFile
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
@@ -16,14 +15,13 @@ from service.errors import (
     InsufficientStorage,
     MalformedBody,
     NotAnImage,
-    Overloaded,
     ServiceError,
     TooManyBytes,
     TooManyPictures,
     TruncatedImage,
 )
-from service.logs import logger
-from service.spool import write_whole
+from service.spool import no_room, write_whole
+from service.threads import in_thread
 
 Chunks = AsyncIterator[bytes]
 
@@ -132,11 +130,11 @@ async def zip_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entry, N
     """
     with _unnamed_file() as file:
         async for chunk in chunks:
-            await asyncio.to_thread(_keep, file, chunk)
-        archive, files = await asyncio.to_thread(_open_zip, _Bounded(file, limits.pictures))
+            await in_thread(None, _keep, file, chunk)
+        archive, files = await in_thread(None, _open_zip, _Bounded(file, limits.pictures))
         unpacked = 0
         for info in files:
-            content, came = await asyncio.to_thread(_zip_content, archive, info, limits)
+            content, came = await in_thread(None, _zip_content, archive, info, limits)
             unpacked += came
             limits.check_total(unpacked)
             yield Entry(info.filename, content)
@@ -179,7 +177,7 @@ async def _gunzip(packed: Chunks) -> Chunks:
                     if not (chunk := chunk.lstrip(b"\0")):
                         break
                     inflate = zlib.decompressobj(wbits=31)
-                yield await asyncio.to_thread(inflate.decompress, chunk, CHUNK_BYTES)
+                yield await in_thread(None, inflate.decompress, chunk, CHUNK_BYTES)
                 chunk = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
     except zlib.error as error:
         raise MalformedBody("The gzip cannot be read.") from error
@@ -241,10 +239,7 @@ def _no_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise Overloaded("Too many files are open.", 1.0, "connections") from error
-        logger.error("no room for a zip", folder=gettempdir(), reason=error.strerror)
-        raise InsufficientStorage(InsufficientStorage.example) from error
+        raise no_room(error, "a zip", InsufficientStorage.example) from error
 
 
 class _Bounded:
@@ -299,16 +294,16 @@ def _zip_content(archive: ZipFile, info: ZipInfo, limits: Limits) -> tuple[bytes
     # Other methods are rare, and what they give at once cannot be limited.
     if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         return NotAnImage("The file is encrypted in the zip, or packed by another method than deflate."), 0
-    content = bytearray()
+    content = BytesIO()  # gives what it holds without a copy
     try:
         with archive.open(info) as file:
-            while len(content) <= limits.picture_bytes and (piece := file.read(CHUNK_BYTES)):
-                content += piece
+            while content.tell() <= limits.picture_bytes and (piece := file.read(CHUNK_BYTES)):
+                content.write(piece)
     except _ZIP_ERRORS:  # before the last piece was given
-        return TruncatedImage("The zip is damaged where this file is."), len(content) + CHUNK_BYTES
-    if len(content) > limits.picture_bytes:
-        return limits.picture_too_large, len(content)
-    return bytes(content), len(content)
+        return TruncatedImage("The zip is damaged where this file is."), content.tell() + CHUNK_BYTES
+    if content.tell() > limits.picture_bytes:
+        return limits.picture_too_large, content.tell()
+    return content.getvalue(), content.tell()
 
 
 def _hidden(name: str) -> bool:

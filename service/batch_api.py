@@ -1,10 +1,8 @@
 """Many pictures in one request: read as they come, and answered line by line, in their order."""
 
 import asyncio
-import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from tempfile import gettempdir
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -38,7 +36,7 @@ from service.outputs import Wants
 from service.patience import PARAMETERS, Patience, timeout_s
 from service.problems import READING, STATUS, documented
 from service.settings import Settings
-from service.spool import Spool
+from service.spool import Spool, no_room
 
 AHEAD = 8
 """So many more pictures than fit into a run are under way for one request: they are read and decoded meanwhile."""
@@ -251,7 +249,11 @@ class Batch:
         await self._room.take(size)
         task = group.create_task(self._answer(index, entry))
         task.add_done_callback(lambda _: self._room.give_back(size))
-        await self._under_way.put(task)
+        try:
+            await self._under_way.put(task)
+        except asyncio.CancelledError:
+            task.cancel()  # nobody else knows of it
+            raise
 
     async def _collect(self, lines: Spool, reading: asyncio.Task[None], patience: Patience) -> None:
         try:
@@ -297,10 +299,8 @@ def _no_more(error: OSError | EngineUnavailable) -> ServiceError:
     """Why there are no more lines."""
     if isinstance(error, EngineUnavailable):
         return error
-    logger.error("no room for lines that wait to be read", folder=gettempdir(), reason=error.strerror)
-    if error.errno in (errno.EMFILE, errno.ENFILE):  # as for a zip
-        return Overloaded("Too many files are open.", 1.0, "connections")
-    return InsufficientStorage("There is no room for more answers until those before are read.")
+    told = "There is no room for more answers until those before are read."
+    return no_room(error, "lines that wait to be read", told)
 
 
 def _problem(error: ServiceError) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field
 from python_multipart.exceptions import FormParserError
@@ -13,7 +14,7 @@ from starlette.requests import Request
 
 from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
 from service.errors import ClientGone, DeadlineExceeded, MalformedBody, Overloaded, ServiceError, UnsupportedType
-from service.uploads import MOST_DELIMITERS, from_base64, parsed
+from service.uploads import MOST_DELIMITERS, from_base64, parsed, taken_apart
 
 ZIPS = 50
 """On the disk at once: each takes a descriptor beside its connection's, and there are not many to spare."""
@@ -28,13 +29,31 @@ _FORM = "A form must hold files and nothing else, as curl -F a=@cat.jpg -F b=@do
 _LINE = 'A line must be {"image": "<base64 or data URI>"}, which may have an "id" that is text, without other keys.'
 
 
+class Shelf:
+    """Places for zips, of which all requests of a process have so many."""
+
+    def __init__(self, places: int = ZIPS) -> None:
+        self._free = places
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of them. Raise Overloaded if there is none."""
+        if not self._free:
+            raise Overloaded("Too many zips are being uploaded at once.", 1.0, "connections")
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+
 def read_pictures(
     request: Request,
     limits: Limits,
     silence_s: float,
     hold: Callable[[], None],
     on_read: Callable[[], None],
-    shelf: "Shelf",
+    shelf: Shelf,
 ) -> AsyncGenerator[Entry, None]:
     """The pictures in the body of a request, which is read no faster than they are taken.
 
@@ -81,24 +100,6 @@ def read_pictures(
         return _one_by_one(entries(chunks, limits), pace)
     told = name[:80] or "A body without a Content-Type"
     raise UnsupportedType(f"{told} is not accepted. {_BODIES}")
-
-
-class Shelf:
-    """Places for zips, of which all requests of a process have so many."""
-
-    def __init__(self, places: int = ZIPS) -> None:
-        self._free = places
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """One of them. Raise Overloaded if there is none."""
-        if not self._free:
-            raise Overloaded("Too many zips are being uploaded at once.", 1.0, "connections")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
 
 
 async def _on_shelf(entries: AsyncGenerator[Entry, None], shelf: Shelf) -> AsyncGenerator[Entry, None]:
@@ -256,7 +257,7 @@ async def _ndjson_entries(chunks: Chunks, limits: Limits) -> AsyncGenerator[Entr
         if len(line) > longest:
             yield Entry(None, limits.picture_too_large)
         elif line.strip():
-            yield await asyncio.to_thread(_line_entry, line, limits)
+            yield await taken_apart(line, partial(_line_entry, limits), threads=None)
 
 
 async def _lines(chunks: Chunks, longest: int) -> AsyncIterator[bytes]:
@@ -272,7 +273,7 @@ async def _lines(chunks: Chunks, longest: int) -> AsyncIterator[bytes]:
     yield bytes(line)
 
 
-def _line_entry(line: bytes, limits: Limits) -> Entry:
+def _line_entry(limits: Limits, line: bytes) -> Entry:
     try:
         told = parsed(_Line, line, _LINE)
     except MalformedBody as error:

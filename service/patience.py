@@ -128,6 +128,8 @@ class Closing:
 
     def end(self) -> None:
         """There is no more time: what is under way has to come to its end by itself, or is cut off."""
+        if self._over:  # a limit that is over cannot be set again
+            return
         self._over = True
         for limit in self._limits:
             limit.reschedule(0)

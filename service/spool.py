@@ -1,11 +1,15 @@
 """What is to be sent waits here until the caller takes it: in memory, and on disk if it is much."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from io import BytesIO
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from types import TracebackType
 from typing import IO, Self
+
+from service.errors import InsufficientStorage, Overloaded, ServiceError
+from service.logs import logger
 
 MEMORY_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
@@ -67,6 +71,14 @@ def write_whole(file: IO[bytes], data: bytes) -> None:
     """Write all of it to a file that has no buffer, so that an OSError comes now or never."""
     while data:
         data = data[file.write(data) :]
+
+
+def no_room(error: OSError, what: str, detail: str) -> ServiceError:
+    """What the caller is told where a file for this cannot be made or written; the log is told of a full disk."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return Overloaded("Too many files are open.", 1.0, "connections")
+    logger.error(f"no room for {what}", folder=gettempdir(), reason=error.strerror)
+    return InsufficientStorage(detail)
 
 
 def _on_disk(memory: BytesIO) -> IO[bytes]:

@@ -7,10 +7,12 @@ import gzip
 import io
 import struct
 import tarfile
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from random import Random
+from typing import IO
 
 import pytest
 from hypothesis import given, settings
@@ -190,6 +192,36 @@ async def test_a_zip_without_a_place_to_lie_in_is_refused_with_the_right_reason(
     monkeypatch.setattr("service.archives.TemporaryFile", no_file)
     with pytest.raises(refusal):
         await found(zip_entries, packed_zip({"a": b"b"}))
+
+
+async def test_a_zip_that_is_given_up_has_its_file_until_nobody_writes_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, gate, closed = threading.Event(), threading.Event(), []
+
+    def write(file: IO[bytes], chunk: bytes) -> None:
+        writing.set()
+        assert gate.wait(20)
+        closed.append(file.closed)
+
+    monkeypatch.setattr("service.archives.write_whole", write)
+    reading = asyncio.create_task(found(zip_entries, packed_zip(FILES)))
+    await asyncio.to_thread(writing.wait, 20)
+    reading.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert closed == [False]
+
+
+async def test_a_file_in_a_zip_is_in_memory_little_more_than_once() -> None:
+    size = 10_000_000
+    entries = zip_entries(pieces(packed_zip({"a": bytes(size)}), 65536), Limits(size, size, 1))
+    tracemalloc.start()
+    ((_, content),) = [entry async for entry in entries]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert content == bytes(size)
+    assert peak < 1.3 * size
 
 
 async def test_a_zip_with_a_directory_of_far_too_many_is_refused() -> None:

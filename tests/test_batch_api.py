@@ -20,9 +20,10 @@ from running import CAT
 from test_api import png
 
 from service import archives, spool
-from service.batch_api import PictureLine, ProblemLine
+from service.batch_api import AHEAD, PictureLine, ProblemLine
 from service.bodies import Room
 from service.images import Opened
+from service.outputs import Outputs
 from service.settings import Settings
 
 PHOTO = CAT.read_bytes()
@@ -272,6 +273,46 @@ async def test_when_the_service_ends_a_last_line_says_so() -> None:
     assert (told["status"], told["code"], told.get("index")) == (503, "engine_unavailable", None)
     assert "shutting down" in told["detail"]
     assert outcomes() - before == {("/predict/batch", "engine_unavailable"): 1}
+
+
+class OneRun(FakeDevice):
+    """Its gate, opened for the first time, lets one run through."""
+
+    def run(self, *given: Any) -> Outputs:
+        if len(self.batches) == 1:
+            self.gate.clear()
+        return super().run(*given)
+
+
+@pytest.mark.parametrize(("cut_by", "status"), [("the service's end", 503), ("a full disk", 507)])
+async def test_a_picture_for_which_the_queue_has_no_place_yet_does_not_hold_up_the_last_line(
+    cut_by: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def under_way() -> int:
+        return sum(getattr(task.get_coro(), "__name__", "") == "_answer" for task in asyncio.all_tasks())
+
+    def no_file(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    device = OneRun() if status == 507 else FakeDevice()
+    async with serving_engine(device) as engine:
+        app = application(engine, max_batch=1)
+        async with listening(app) as port, asyncio.timeout(10):
+            with stuck(device):
+                sender = await Sender.to(port, NDJSON_TYPE)
+                await sender.send(ndjson(numbered(40)))
+                await eventually(lambda: under_way() == 1 + AHEAD + 2)  # one is waited for, one waits for a place
+                if status == 503:
+                    app.state.models.closing.end()
+                else:
+                    monkeypatch.setattr(spool, "TemporaryFile", no_file)
+                    monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
+                    device.gate.set()
+                answer = await sender.reader.read()
+                assert under_way() == 0
+                await sender.leave()
+    *_, last = unchunked(answer.partition(b"\r\n\r\n")[2]).splitlines()
+    assert json.loads(last)["status"] == status
 
 
 async def test_what_has_no_line_when_the_service_ends_is_told_so_in_the_usual_way() -> None:

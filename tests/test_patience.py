@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from service.accounting import Record
-from service.errors import ClientGone, DeadlineExceeded, InvalidParameter
-from service.patience import Patience, timeout_s
+from service.errors import ClientGone, DeadlineExceeded, EngineUnavailable, InvalidParameter
+from service.patience import Closing, Patience, timeout_s
 
 
 class Caller:
@@ -116,3 +116,27 @@ def test_what_it_says_is_one_whole_number_or_refused(told: list[str]) -> None:
     headers = [(b"x-request-timeout-ms", value.encode()) for value in told]
     with pytest.raises(InvalidParameter, match="a whole number of milliseconds"):
         timeout_s(Request({"type": "http", "headers": headers}))
+
+
+async def test_the_service_ends_once_however_often_it_is_told_to() -> None:
+    closing = Closing()
+    waiting, late = asyncio.Event(), []
+
+    async def wait_for_the_end() -> None:
+        try:
+            async with closing.before():
+                waiting.set()
+                await asyncio.Event().wait()
+        finally:
+            late.append(True)
+
+    task = asyncio.create_task(wait_for_the_end())
+    await waiting.wait()
+    closing.end()
+    await asyncio.sleep(0)  # its limit is over, and it has not had its turn
+    assert not late
+    closing.end()
+    with pytest.raises(EngineUnavailable):
+        await task
+    with pytest.raises(EngineUnavailable):
+        await wait_for_the_end()

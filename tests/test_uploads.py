@@ -1,8 +1,10 @@
 """The picture is found in every kind of body, and a body that is wrong gets a clear answer."""
 
+import asyncio
 import base64
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
@@ -245,6 +247,16 @@ async def test_a_caller_who_leaves_while_sending_is_noticed() -> None:
 async def test_only_a_large_body_is_taken_apart_beside_the_event_loop(size: int, here: bool) -> None:
     thread = await taken_apart(bytes(size), lambda _: threading.get_ident())
     assert (thread == threading.get_ident()) == here
+
+
+async def test_one_picture_does_not_wait_behind_what_many_have_to_do() -> None:
+    gate = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    many = asyncio.create_task(taken_apart(bytes(SMALL_BYTES + 1), lambda _: gate.wait(20), threads=None))
+    assert await taken_apart(bytes(SMALL_BYTES + 1), len) == SMALL_BYTES + 1
+    assert not many.done()
+    gate.set()
+    assert await many
 
 
 async def test_a_form_of_what_looks_like_boundaries_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ from service.inference import Inference, Models, Picture
 from service.patience import PARAMETERS, Patience
 from service.problems import INFERRING, READING, documented
 from service.settings import Settings
+from service.threads import in_thread
 from service.uploads import checked, from_base64, read_body
 
 PICTURES_IN_BYTES = 4
@@ -196,10 +197,10 @@ def create_router(models: Models, settings: Settings) -> APIRouter:
             patience.watch(request)
             # one request after the other: numbers in JSON take fifteen times their room until they are a tensor
             async with reading:
-                received = await asyncio.to_thread(receive, body, request.headers.get(HEADER_LENGTH))
+                received = await in_thread(None, receive, body, request.headers.get(HEADER_LENGTH))
                 if microseconds := received.request.parameters.timeout:
                     patience.at_most(request, microseconds / 1e6)
-                pictures = await asyncio.to_thread(_pictures, received, settings, most)
+                pictures = await in_thread(None, _pictures, received, settings, most)
                 received.request.inputs.clear()  # the next one's numbers shall not come on top of these
             inferences = await _infer_all(models, pictures, record, model)
         return _answer(received.request, model, inferences)
