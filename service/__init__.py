@@ -5,7 +5,8 @@ The way of a picture, in an HTTP worker (``worker``):
     app; access, rate, buckets, patience, negotiation   what every request goes through
     accounting, problems, errors                        what becomes of it, in one counted outcome
     api, embeddings, dialects; batch_api                the routes of one picture, and of many
-    uploads, bodies; bundles, archives, spool           a body, and the pictures in it
+    uploads, bodies                                     a body, and the picture in it
+    bundles; archives, tars, zips, spool                one with many, and the pictures in it
     images, intricacy; coded, jpeg, avif, av1           untrusted bytes to an RGB crop
     decoders, threads                                   beside the event loop
     inference, link, session                            to the engine, and back

@@ -12,9 +12,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited, tar_entries, zip_entries
+from service.archives import CHUNK_BYTES, Chunks, Entry, Limits, limited
 from service.errors import ClientGone, DeadlineExceeded, MalformedBody, Overloaded, ServiceError, UnsupportedType
+from service.tars import tar_entries
 from service.uploads import MOST_DELIMITERS, from_base64, parsed, taken_apart
+from service.zips import zip_entries
 
 ZIPS = 50
 """On the disk at once: each takes a descriptor beside its connection's, and there are not many to spare."""

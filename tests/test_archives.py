@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing import Files, packed_tar, packed_zip, pieces
 
-from service.archives import Chunks, Entry, Limits, tar_entries, zip_entries
+from service.archives import Chunks, Entry, Limits
 from service.errors import (
     InsufficientStorage,
     MalformedBody,
@@ -30,6 +30,8 @@ from service.errors import (
     TooManyPictures,
     TruncatedImage,
 )
+from service.tars import tar_entries
+from service.zips import zip_entries
 
 LIMITS = Limits(picture_bytes=10_000, total_bytes=1_000_000, pictures=100)
 FILES: Files = {"a.jpg": b"A" * 700, "folder/ä.png": b"", "c": bytes(range(256)) * 39, "d.gif": b"D" * 512}
@@ -189,7 +191,7 @@ async def test_a_zip_without_a_place_to_lie_in_is_refused_with_the_right_reason(
     def no_file(**_: object) -> None:
         raise OSError(reason, "no file")
 
-    monkeypatch.setattr("service.archives.TemporaryFile", no_file)
+    monkeypatch.setattr("service.zips.TemporaryFile", no_file)
     with pytest.raises(refusal):
         await found(zip_entries, packed_zip({"a": b"b"}))
 
@@ -202,7 +204,7 @@ async def test_a_zip_that_is_given_up_has_its_file_until_nobody_writes_to_it(mon
         assert gate.wait(20)
         closed.append(file.closed)
 
-    monkeypatch.setattr("service.archives.write_whole", write)
+    monkeypatch.setattr("service.zips.write_whole", write)
     reading = asyncio.create_task(found(zip_entries, packed_zip(FILES)))
     await asyncio.to_thread(writing.wait, 20)
     reading.cancel()

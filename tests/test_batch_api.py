@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 from running import CAT
 from test_api import png
 
-from service import archives, spool
+from service import spool, zips
 from service.batch_api import AHEAD, PictureLine, ProblemLine
 from service.bodies import Room
 from service.images import Opened
@@ -340,7 +340,7 @@ async def test_why_lines_cannot_wait_is_told_as_for_a_zip(
     before = rejections()
     monkeypatch.setattr(spool, "TemporaryFile", no_file)
     monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
-    monkeypatch.setattr(archives, "TemporaryFile", no_file)
+    monkeypatch.setattr(zips, "TemporaryFile", no_file)
     *_, last = lines(await post(client, NDJSON_TYPE, ndjson(numbered(3))))
     zipped = await post(client, "application/zip", packed_zip(numbered(3)))
     assert (last["status"], last["code"]) == (status, code) == (zipped.status_code, zipped.json()["code"])

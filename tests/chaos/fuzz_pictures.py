@@ -20,10 +20,12 @@ import numpy as np
 
 with atheris.instrument_imports(include=["service.", "PIL.", "tarfile", "zipfile"]):
     from service import avif
-    from service.archives import Limits, tar_entries, zip_entries
+    from service.archives import Limits
     from service.errors import ServiceError
     from service.inference import Crop
     from service.settings import Settings
+    from service.tars import tar_entries
+    from service.zips import zip_entries
 
 from packing import FORMS
 from test_fuzz import FILES
