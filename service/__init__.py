@@ -4,7 +4,8 @@ The way of a picture, in an HTTP worker (``worker``):
     connection, tls                                     the socket
     app; access, rate, buckets, patience, negotiation   what every request goes through
     accounting, problems, errors                        what becomes of it, in one counted outcome
-    api, embeddings, dialects; batch_api                the routes of one picture, and of many
+    api, embeddings, dialects                           the routes of one picture
+    batch_api, batch_request                            the one of many, and such a request on its way
     uploads, bodies                                     a body, and the picture in it
     bundles; archives, tars, zips, spool                one with many, and the pictures in it
     images, intricacy; coded, jpeg, avif, av1           untrusted bytes to an RGB crop

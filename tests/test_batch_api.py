@@ -20,7 +20,8 @@ from running import CAT
 from test_api import png
 
 from service import spool, zips
-from service.batch_api import AHEAD, PictureLine, ProblemLine
+from service.batch_api import PictureLine, ProblemLine
+from service.batch_request import AHEAD
 from service.bodies import Room
 from service.images import Opened
 from service.outputs import Outputs
