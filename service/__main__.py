@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib.metadata import version
 
@@ -25,9 +26,14 @@ def main() -> None:
         return
     arguments = _parser().parse_args()
     try:
-        sys.exit(arguments.command(arguments))
+        status = arguments.command(arguments)
+        sys.stdout.flush()
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(process.INTERRUPTED)
+    except BrokenPipeError:  # whoever reads what is printed has seen enough, `head` for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _child(role: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -50,6 +50,8 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.tracing import Traces
 
+GREETING_S = 0.3
+"""Far more than it takes to reach an engine; one that still loads is not waited for."""
 ROOMS = (api, batch_api, health, exposition, embeddings, open_inference, hugging_face, torchserve)
 """What has routes for everybody."""
 
@@ -164,7 +166,16 @@ async def _connected(links: Mapping[str, Link], engines: Mapping[str, Path]) -> 
         await asyncio.gather(*(link.run(engines[name]) for name, link in links.items()))
 
     async with needed(stay()):
+        await _greeted(links)
         yield
+
+
+async def _greeted(links: Mapping[str, Link]) -> None:
+    """Let nobody in before engines that are there are known: who takes a dead worker's place shall not deny them."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GREETING_S):
+            while any(link.card is None for link in links.values()):  # noqa: ASYNC110 - once a process, and not for long
+                await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -44,12 +44,14 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     given: dict[str, Any] = dict(given_settings(arguments))
     try:
         return Settings(**given)
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         fail("\nvolo: ".join(faults(error)), USAGE)
 
 
-def faults(error: ValidationError) -> list[str]:
+def faults(error: ValidationError | UnicodeDecodeError) -> list[str]:
     """What is wrong with settings, each with the names it goes by."""
+    if isinstance(error, UnicodeDecodeError):
+        return [f".env is not UTF-8: byte {error.start} is {error.object[error.start]:#x}"]
     return list(map(_fault, error.errors()))
 
 

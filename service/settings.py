@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     page: bool = Field(True, description="Whether there is a page for people at `/`.")
     grace_s: float = Field(
-        2.0, ge=0, description="Seconds that SIGTERM goes on serving, not ready, before listening ends."
+        2.0, ge=0, le=3600, description="Seconds that SIGTERM goes on serving, not ready, before listening ends."
     )
     api_keys: SecretStr = Field(
         SecretStr(""),

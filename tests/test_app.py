@@ -24,6 +24,11 @@ async def test_before_there_is_an_engine_it_is_live_but_not_ready_and_says_why(t
         assert int(refused.headers["retry-after"]) >= 1
 
 
+async def test_an_engine_that_is_there_is_known_before_anybody_asks() -> None:
+    async with serving_engine() as engine, calling(application(engine), ready=False) as client:
+        assert (await client.post("/predict", content=CAT.read_bytes())).status_code == 200
+
+
 async def test_ready_it_says_what_it_serves() -> None:
     async with serving_engine() as engine, calling(application(engine)) as client:
         answer = await client.get("/health")

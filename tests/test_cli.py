@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from running import CAT, ROOT, environment
+from running import CAT, PATIENCE_S, ROOT, environment, run
 
 from service.__main__ import main
 from service.settings import Settings
@@ -168,3 +168,26 @@ def _read(terminal: int) -> str:
         return os.read(terminal, 10_000).decode()
     except OSError:  # what a terminal says when the other side is closed
         return ""
+
+
+def test_whoever_reads_no_further_than_the_head_gets_no_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "models"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout
+        command.stdout.close()
+        _, said = command.communicate(timeout=PATIENCE_S)
+    assert (command.returncode, said) == (1, "")
+
+
+def test_a_file_of_settings_that_is_no_text_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"VOLO_PORT=9000\n# caf\xe9\n")
+    ended = run("serve", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, "volo: .env is not UTF-8: byte 20 is 0xe9\n")
+    ended = run("doctor", "--quick", cwd=tmp_path)
+    assert (ended.returncode, "byte 20 is 0xe9" in ended.stdout) == (1, True)

@@ -47,6 +47,17 @@ def test_opened_again_it_knows_what_is_done_and_adds_to_it(tmp_path: Path, suffi
 
 
 @formats
+def test_two_do_not_write_one_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"results{suffix}"
+    with Results(path, "m") as results:
+        results.add(RECORDS[0])
+        with pytest.raises(ResultsError, match="another command is writing"), Results(path, "m"):
+            pass
+        results.add(RECORDS[1])
+    assert written(path) == RECORDS[:2]
+
+
+@formats
 def test_interrupted_it_keeps_what_there_is(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"results{suffix}"
     with suppress(KeyboardInterrupt), Results(path, "m") as results:

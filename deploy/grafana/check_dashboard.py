@@ -36,7 +36,7 @@ STEPS = 150
 """Points of a curve."""
 SETTLE_S = 6.0
 """From the load's end until the rules have been evaluated once more."""
-OPTIONS = ("--queue-limit", "32", "--timeout-s", "3", "--max-batch", "16", "--workers", "2")
+OPTIONS = ("--queue-limit", "32", "--timeout-s", "3", "--max-batch", "16", "--workers", "2", "--precision", "float32")
 """A service that is small enough to be overrun from the same machine."""
 
 

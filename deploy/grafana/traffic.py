@@ -29,7 +29,7 @@ FORMATS = {"JPEG": 12, "PNG": 2, "WEBP": 3, "AVIF": 1, "GIF": 1, "BMP": 1, "TIFF
 WIDTHS = (320, 640, 1280, 1920)
 RATE = 8.0
 """Requests a second, on average and without the rush."""
-RUSH, RUSH_RATE = (0.60, 0.66), 250.0
+RUSH, RUSH_RATE = (0.60, 0.66), 500.0
 """When the rush is, as a part of the whole, and requests a second in it."""
 DEATH = 0.85
 """When the engine dies."""
@@ -86,7 +86,13 @@ def _requests(pictures: list[bytes]) -> Iterator[tuple[float, Request]]:
         yield 1, ("/predict?model=another", {"content": picture})
     yield 30, ("/predict", {"content": b"no picture"})
     yield 30, ("/predict?top_k=none", {"content": pictures[0]})
-    yield 15, ("/predict/batch", {"content": _archive(pictures[:12]), "headers": {"Content-Type": "application/zip"}})
+    yield (
+        15,
+        (
+            "/predict/batch",
+            {"content": _archive([*pictures[:12], b"no picture"]), "headers": {"Content-Type": "application/zip"}},
+        ),
+    )
 
 
 def _tensor(picture: bytes) -> dict[str, Any]:

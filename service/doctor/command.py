@@ -69,7 +69,7 @@ def examine(arguments: argparse.Namespace) -> Iterator[Finding]:
     given = given_settings(arguments)
     try:
         settings = Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         yield failed(
             "Settings", "; ".join(faults(error)), "Mend it in the environment, in .env, or on the command line."
         )

@@ -7,6 +7,7 @@ file is made at the end. What a crash has torn off is the last line, and that pi
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -62,10 +63,10 @@ class Results:
     ) -> None:
         if self._stream is None:
             return
-        self._stream.close()
-        if error is None and self._journal != self.path:
-            _replace(self.path, lambda path: self._format.write(path, partial(_records, JSON_LINES, self._journal)))
-            self._journal.unlink()
+        with self._stream:  # which keeps others out until all is done
+            if error is None and self._journal != self.path:
+                _replace(self.path, lambda path: self._format.write(path, partial(_records, JSON_LINES, self._journal)))
+                self._journal.unlink()
 
     def add(self, record: Record) -> None:
         """Keep a result; it outlives the process from here on."""
@@ -86,11 +87,16 @@ class Results:
             self.failed += "error" in record
 
     def _opened(self) -> TextIO:
-        if self._journal.exists():
-            _cut_torn_line(self._journal)
-        elif self.path.exists():
+        if not self._journal.exists() and self.path.exists():
             _replace(self._journal, lambda path: JSON_LINES.write(path, partial(_records, self._format, self.path)))
-        return self._journal.open("a", encoding="utf-8")
+        stream = self._journal.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise ResultsError(f"another command is writing {self.path}; wait for it, or choose another file") from None
+        _cut_torn_line(self._journal)
+        return stream
 
     @staticmethod
     def remove(path: Path) -> None:
