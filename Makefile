@@ -50,9 +50,9 @@ bench: install
 lock: .venv/tools
 	UV=.venv/tools/bin/uv deploy/lock.sh
 
-# whether a weakness is known of anything in an image; asks PyPI
+# whether a weakness is known of anything in an image; asks PyPI, and fails where that cannot tell of all
 audit: .venv/tools
-	.venv/tools/bin/pip-audit --require-hashes --disable-pip $(addprefix --requirement ,$(wildcard deploy/locks/*.txt))
+	.venv/tools/bin/pip-audit --strict --require-hashes --disable-pip $(addprefix --requirement ,$(wildcard deploy/locks/*.txt))
 
 .venv/tools:
 	$(PYTHON) -m venv $@

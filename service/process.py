@@ -36,10 +36,6 @@ FORGET_AGAIN_S = 0.05
 """After so long it is tried again to add up what a process counted."""
 
 
-def _nothing(how: str) -> None:
-    """What is done when a child is ready, if nothing is."""
-
-
 class Refused(Exception):
     """A child says that it cannot work as it is set up. It has said why in the log."""
 
@@ -67,7 +63,7 @@ class Child:
         self._reported = asyncio.Event()
         self._refusal = ""
         self._was_ready = False
-        self._on_ready: Callable[[str], None] = _nothing
+        self._on_ready: Callable[[str], None] = lambda _: None
         self._forgetting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
@@ -81,7 +77,7 @@ class Child:
             raise Refused(self._refusal)
 
     async def run(
-        self, on_restart: Callable[[], None] = lambda: None, on_ready: Callable[[str], None] = _nothing
+        self, on_restart: Callable[[], None] = lambda: None, on_ready: Callable[[str], None] = lambda _: None
     ) -> None:
         """Keep it running until ``stop``; tell each time that it has ended, and that it is ready, with what it says.
 
